@@ -1,0 +1,1 @@
+"""Configuration, elaboration, network import, mapping, synthesis, reports and the command line."""

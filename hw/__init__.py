@@ -1,0 +1,1 @@
+"""Everything that becomes gates, and the number formats."""
