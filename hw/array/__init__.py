@@ -1,0 +1,1 @@
+"""How dot-product units are joined: dataflows."""

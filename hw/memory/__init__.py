@@ -1,0 +1,1 @@
+"""Scratchpads, FIFOs and the units that move data between them and memory."""

@@ -1,0 +1,1 @@
+"""Dot-product units, one file per architecture."""

@@ -1,0 +1,1 @@
+"""Bias, requantisation and clamping."""

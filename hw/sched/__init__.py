@@ -1,0 +1,1 @@
+"""Instruction set, registers, fetch, tokens, counters and the compute sequencer."""

@@ -1,0 +1,412 @@
+"""The whole accelerator."""
+
+from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from .array.output_stationary import OutputStationaryArray
+from .bus.axi4 import ReadPort, WritePort
+from .bus.axi4lite import RegisterPort
+from .bus.burst import BurstLayout
+from .config import EngineConfig
+from .memory.fifo import BlockFifo
+from .memory.load import LoadUnit
+from .memory.ram import Ram
+from .memory.scratchpad import Scratchpad, geometries
+from .memory.store import StoreUnit
+from .quant.pipeline import QuantPipeline
+from .sched.compute import ComputeUnit
+from .sched.counters import EventCounters
+from .sched.decode import InstructionDecoder
+from .sched.fetch import FetchUnit
+from .sched.isa import COMPUTE, TRANSFER, Buffer, Unit
+from .sched.registers import COUNTERS, ID_VALUE, REGISTERS, Fault
+from .sched.tokens import TokenBank
+
+__all__ = ["Core", "Engine"]
+
+
+class Core(wiring.Component):
+    """Everything that a fault or a new start returns to its initial state; see :class:`Engine`.
+
+    Members
+    -------
+    start, program, count : begin the program at word ``program`` of the window
+    reads, writes : bursts of fetch and load, and of store
+    word, word_valid : words read, for fetch (bit 0) and load (bit 1)
+    words : words to write
+    acknowledged : no write is under way
+    idle : nothing left to do
+    illegal, overflow : faults
+    progress : something was computed
+    events : for the counters, without those that the ports see
+    snapshot, counters : the event counters' snapshot
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        burst = stream.Signature(BurstLayout(config.burst_beats))
+        super().__init__(
+            {
+                "start": In(1),
+                "program": In(32),
+                "count": In(32),
+                "reads": Out(burst).array(2),
+                "writes": Out(burst),
+                "word": In(config.bus_bits),
+                "word_valid": In(2),
+                "words": Out(stream.Signature(config.bus_bits)),
+                "acknowledged": In(1),
+                "idle": Out(1),
+                "illegal": Out(1),
+                "overflow": Out(1),
+                "progress": Out(1),
+                "events": Out(len(COUNTERS)),
+                "snapshot": Out(1),
+                "counters": In(stream.Signature(config.bus_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+
+        # Instructions
+        m.submodules.fetch = fetch = FetchUnit(config)
+        m.d.comb += [
+            fetch.start.eq(self.start),
+            fetch.program.eq(self.program),
+            fetch.count.eq(self.count),
+            fetch.word.eq(self.word),
+            fetch.word_valid.eq(self.word_valid[0]),
+        ]
+        wiring.connect(m, fetch.request, wiring.flipped(self.reads[0]))
+        decoders = []
+        queues = []
+        for unit in Unit:
+            queue = BlockFifo(config.bus_bits, config.queue_depth * config.instruction_beats)
+            layout = COMPUTE if unit is Unit.COMPUTE else TRANSFER
+            decoder = InstructionDecoder(bus_bits=config.bus_bits, layout=layout)
+            m.submodules[f"{unit.name.lower()}_queue"] = queue
+            m.submodules[f"{unit.name.lower()}_decoder"] = decoder
+            wiring.connect(m, fetch.o[unit], queue.i)
+            wiring.connect(m, queue.o, decoder.i)
+            decoders.append(decoder)
+            queues.append(queue)
+
+        # Memories
+        shapes = geometries(config)
+        m.submodules.weights = weights = Scratchpad(shapes[Buffer.WEIGHTS])
+        m.submodules.channels = channels = Scratchpad(shapes[Buffer.CHANNELS])
+        activations = [Scratchpad(shapes[Buffer.ACTIVATIONS]) for _ in range(config.rows)]
+        for index, pad in enumerate(activations):
+            m.submodules[f"activations_{index}"] = pad
+        m.submodules.output = output = Ram(
+            width=config.bus_bits, depth=config.output_depth, granule=config.granule_bits
+        )
+
+        # Units
+        m.submodules.array = array = OutputStationaryArray(config)
+        m.submodules.load = load = LoadUnit(config)
+        m.submodules.compute = compute = ComputeUnit(config, array_latency=array.latency)
+        m.submodules.quant = quant = QuantPipeline(config)
+        m.submodules.store = store = StoreUnit(config)
+        for unit, decoder in zip((load, compute, store), decoders, strict=True):
+            wiring.connect(m, decoder.o, unit.i)
+
+        # Load
+        wiring.connect(m, load.request, wiring.flipped(self.reads[1]))
+        m.d.comb += [load.word.eq(self.word), load.word_valid.eq(self.word_valid[1])]
+        for pad, enable in (
+            *zip(activations, load.write_activations, strict=True),
+            (weights, load.write_weights),
+            (channels, load.write_channels),
+        ):
+            m.d.comb += [
+                pad.write_enable.eq(enable),
+                pad.write_row.eq(load.write_row),
+                pad.write_bank.eq(load.write_bank),
+                pad.write_data.eq(load.write_data),
+            ]
+
+        # Compute
+        for index, pad in enumerate(activations):
+            m.d.comb += [
+                pad.read_enable.eq(compute.read_enable),
+                pad.read_address.eq(compute.activation_address),
+                array.activations[index].eq(pad.read_data),
+            ]
+        m.d.comb += [
+            weights.read_enable.eq(compute.read_enable),
+            weights.read_address.eq(compute.weight_address),
+            array.weights.eq(weights.read_data),
+            array.valid.eq(compute.beat),
+            array.last.eq(compute.last),
+            quant.job.eq(compute.job),
+            quant.job_valid.eq(compute.job_valid),
+            quant.results.eq(array.results),
+            array.shift.eq(quant.shift),
+            channels.read_enable.eq(quant.channel_enable),
+            channels.read_address.eq(quant.channel_row),
+            quant.channel_data.eq(channels.read_data),
+            compute.ended.eq(quant.end),
+        ]
+
+        # Output: a granule goes to its place in a bus word
+        granules = config.granules_per_word
+        select_bits = (granules - 1).bit_length()
+        m.d.comb += [
+            output.write_address.eq(quant.write_granule[select_bits:]),
+            output.write_data.eq(quant.write_data.replicate(granules)),
+            output.write_enable.eq(
+                (Const(1, granules) << quant.write_granule[:select_bits])
+                & quant.write_enable.replicate(granules)
+            ),
+            output.read_address.eq(store.read_row),
+            output.read_enable.eq(store.read_enable),
+            store.read_data.eq(output.read_data),
+            store.acknowledged.eq(self.acknowledged),
+            self.snapshot.eq(store.snapshot),
+        ]
+        wiring.connect(m, wiring.flipped(self.counters), store.counters)
+        wiring.connect(m, store.request, wiring.flipped(self.writes))
+        wiring.connect(m, store.words, wiring.flipped(self.words))
+
+        # Tokens
+        m.submodules.tokens = tokens = TokenBank()
+        ends = ((load.ended, load.post), (quant.end, quant.post), (store.ended, store.post))
+        for unit, part, (ended, post) in zip(Unit, (load, compute, store), ends, strict=True):
+            m.d.comb += [
+                tokens.wait_for[unit].eq(part.wait_for),
+                part.waited.eq(tokens.waited[unit]),
+                tokens.take[unit].eq(part.take),
+                tokens.give[unit].eq(ended),
+                tokens.post[unit].eq(post),
+            ]
+
+        # What the outside sees
+        m.d.comb += [
+            self.idle.eq(
+                fetch.idle
+                & Cat(queue.level == 0 for queue in queues).all()
+                & Cat(decoder.idle for decoder in decoders).all()
+                & load.idle
+                & compute.idle
+                & store.idle
+            ),
+            self.illegal.eq(fetch.illegal | load.illegal | compute.illegal | store.illegal),
+            self.overflow.eq(tokens.overflow),
+            self.progress.eq(compute.beating),
+        ]
+        compute_lacks_load = tokens.lacking[Unit.COMPUTE][Unit.LOAD]
+        load_lacks_compute = tokens.lacking[Unit.LOAD][Unit.COMPUTE]
+        events = {
+            "compute_beats": compute.beating,
+            "compute_wait_load": compute.waiting & compute_lacks_load,
+            "compute_wait_store": compute.waiting & ~compute_lacks_load,
+            "compute_wait_drain": compute.draining,
+            "compute_wait_fetch": compute.starving,
+            "load_beats": self.word_valid[1],
+            "load_wait_compute": load.waiting & load_lacks_compute,
+            "load_wait_store": load.waiting & ~load_lacks_compute,
+            "load_wait_memory": load.pending,
+            "fetch_beats": self.word_valid[0],
+            "store_wait_compute": store.waiting,
+            "results": quant.write_enable,
+            "instructions": fetch.dispatched,
+        }
+        for index, (name, _) in enumerate(COUNTERS):
+            if name in events:
+                m.d.comb += self.events[index].eq(events[name])
+        return m
+
+
+class Engine(wiring.Component):
+    """The accelerator: decoupled load, compute and store around an output-stationary array.
+
+    ::
+
+        m_axi ──┬── ReadPort ──┬── fetch ──► queues ──► load | compute | store
+                │              └── load ──► activations, weights, channels
+                │                                 │          │         │
+                │                                 └── array ◄┘         │
+                │                                       │              │
+                │                                     quant ◄──────────┘
+                │                                       │
+                └── WritePort ◄── store ◄── output ◄────┘
+        s_axil ──── RegisterPort ──► control, status, event counters
+
+    A host grants a window of memory (``memory_base``, ``memory_size``), puts program and data into it and
+    writes 1 to ``control``. The engine runs the program to its end (``done``) or to a fault: then no
+    further burst is sent, bursts under way are finished, with empty strobes if they are writes, and
+    everything but the registers returns to its initial state; the next start is as good as the first.
+
+    Parameters
+    ----------
+    config
+        The engine's configuration.
+
+    Members
+    -------
+    irq : done or fault, while ``irq_enable`` is set
+    s_axil_* : AXI4-Lite, registers of :mod:`bitwright.hw.sched.registers`
+    m_axi_* : AXI4, ``bus_bits`` wide, one ID bit
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        self._registers = RegisterPort()
+        self._read = ReadPort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
+        self._write = WritePort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
+        members: dict[str, wiring.Member] = {"irq": Out(1)}
+        for component, prefix, port in (
+            (self._registers, "s_", "s_axil_"),
+            (self._write, "m_", "m_axi_"),
+            (self._read, "m_", "m_axi_"),
+        ):
+            for name, member in component.signature.members.items():
+                if name.startswith(prefix):
+                    members[port + name.removeprefix(prefix)] = member
+        super().__init__(members)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        m.submodules.registers = port = self._registers
+        m.submodules.read = read = self._read
+        m.submodules.write = write = self._write
+        for component, prefix, outer in ((port, "s_", "s_axil_"), (write, "m_", "m_axi_"), (read, "m_", "m_axi_")):
+            for name, member in component.signature.members.items():
+                if name.startswith(prefix):
+                    inside = getattr(component, name)
+                    outside = getattr(self, outer + name.removeprefix(prefix))
+                    m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
+
+        # The core has a reset of its own, from a register.
+        core = Core(config)
+        clear = Signal()
+        m.domains.core = ClockDomain("core")
+        m.d.comb += ClockSignal("core").eq(ClockSignal())
+        m.d.sync += ResetSignal("core").eq(clear)
+        m.submodules.core = DomainRenamer("core")(core)
+        m.submodules.counters = counters = EventCounters(config.bus_bits)
+
+        # Registers
+        values: dict[str, Signal] = {
+            name: Signal(32, name=name)
+            for name in ("memory_base", "memory_size", "program", "instructions", "watchdog", "irq_enable")
+        }
+        busy = Signal()
+        done = Signal()
+        fault = Signal()
+        code = Signal(8)
+        offsets = {register.name: register.offset for register in REGISTERS}
+        for name, value in values.items():
+            with m.If(port.write & (port.write_address == offsets[name]) & ~busy):
+                m.d.sync += value.eq((value & ~port.write_mask) | (port.write_data & port.write_mask))
+        readable = {
+            **values,
+            "id": Const(ID_VALUE, 32),
+            "control": Const(0, 32),
+            "status": Cat(busy, done, fault, Const(0, 5), code),
+        }
+        is_counter = port.read_address[6]
+        with m.If(is_counter):
+            m.d.comb += [port.read_data.eq(counters.value), port.read_done.eq(counters.done)]
+        with m.Else():
+            m.d.comb += port.read_done.eq(1)
+            with m.Switch(port.read_address):
+                for name, readable_value in readable.items():
+                    with m.Case(offsets[name]):
+                        m.d.comb += port.read_data.eq(readable_value)
+        m.d.comb += [
+            counters.read.eq(port.read & is_counter),
+            counters.index.eq(port.read_address[2:6]),
+            self.irq.eq(values["irq_enable"][0] & (done | fault)),
+        ]
+
+        # Run
+        shift = (config.bus_bytes - 1).bit_length()
+        running = Signal()
+        stop = Signal()
+        begin = Signal()
+        settled = Signal()
+        watchdog_left = Signal(32)
+        expired = Signal()
+        progress = read.valid.any() | write.beat | core.progress
+        m.d.comb += [
+            core.start.eq(begin),
+            core.program.eq(values["program"] >> shift),
+            core.count.eq(values["instructions"]),
+        ]
+        m.d.sync += settled.eq(core.idle & read.idle & write.idle)
+
+        requested = (
+            port.write & (port.write_address == offsets["control"]) & port.write_data[0] & port.write_mask[0]
+        )
+        with m.FSM():
+            with m.State("IDLE"):
+                with m.If(requested):
+                    m.d.sync += [busy.eq(1), done.eq(0), fault.eq(0), code.eq(Fault.NONE)]
+                    m.d.comb += [clear.eq(1), counters.clear.eq(1)]
+                    m.next = "CLEAR"
+            with m.State("CLEAR"):
+                m.next = "BEGIN"
+            with m.State("BEGIN"):
+                m.d.comb += begin.eq(1)
+                m.d.sync += running.eq(1)
+                m.next = "RUN"
+            with m.State("RUN"):
+                with m.If(settled):
+                    m.d.sync += [running.eq(0), busy.eq(0), done.eq(1)]
+                    m.next = "IDLE"
+                for cause, why in (
+                    (core.overflow, Fault.TOKEN_OVERFLOW),
+                    (expired, Fault.WATCHDOG),
+                    (write.error, Fault.WRITE_ERROR),
+                    (read.error, Fault.READ_ERROR),
+                    (read.outside | write.outside, Fault.ADDRESS),
+                    (core.illegal, Fault.ILLEGAL_INSTRUCTION),
+                ):
+                    with m.If(cause):
+                        m.d.sync += [running.eq(0), busy.eq(1), done.eq(0), fault.eq(1), code.eq(why)]
+                        m.next = "STOP"
+            with m.State("STOP"):
+                m.d.comb += [stop.eq(1), clear.eq(1)]
+                with m.If(read.idle & write.idle):
+                    m.d.sync += busy.eq(0)
+                    m.next = "IDLE"
+
+        with m.If(~running | progress):
+            m.d.sync += watchdog_left.eq(values["watchdog"])
+        with m.Elif(watchdog_left != 0):
+            m.d.sync += watchdog_left.eq(watchdog_left - 1)
+        m.d.sync += expired.eq(running & ~progress & (watchdog_left == 1))
+
+        # Ports
+        for master in (read, write):
+            m.d.comb += [
+                master.base.eq(values["memory_base"] & ~0xFFF),
+                master.size.eq(values["memory_size"] >> shift),
+                master.stop.eq(stop),
+            ]
+        wiring.connect(m, core.reads[0], read.request[0])
+        wiring.connect(m, core.reads[1], read.request[1])
+        wiring.connect(m, core.writes, write.request)
+        wiring.connect(m, core.words, write.data)
+        wiring.connect(m, counters.o, core.counters)
+        m.d.comb += [
+            core.word.eq(read.data),
+            core.word_valid.eq(read.valid),
+            core.acknowledged.eq(write.idle),
+            counters.snapshot.eq(core.snapshot),
+        ]
+        outside_events = {
+            "cycles": running,
+            "store_beats": write.beat,
+            "store_wait_memory": ~write.idle & ~write.beat,
+        }
+        for index, (name, _) in enumerate(COUNTERS):
+            event = outside_events.get(name, core.events[index])
+            m.d.comb += counters.events[index].eq(event)
+        return m

@@ -1,0 +1,220 @@
+"""The load unit: blocks of memory into the scratchpads."""
+
+from amaranth.hdl import Array, Const, Module, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..bus.burst import BurstLayout, BurstSplitter
+from ..config import EngineConfig
+from ..sched.isa import TRANSFER, Buffer
+from .scratchpad import geometries
+
+__all__ = ["LoadUnit"]
+
+
+class LoadUnit(wiring.Component):
+    """Executes LOAD instructions.
+
+    ::
+
+        instruction ─┬─► splitter ──► requests                      asks ahead, instruction after instruction
+                     └─► places (4 deep) ──► walker ◄── words       puts what comes where it belongs
+
+    The requests of one instruction follow those of the previous without waiting for its data, so the bus
+    is kept busy; the walker ends an instruction when its last word is in place.
+
+    A word of weights or parameters goes to (row, bank), banks first: a scratchpad row is filled before the
+    next one begins. So do activations; with several array rows, matrix row *r* goes to the memory of array
+    row ``r % rows``, at ``scratch + (r // rows) * scratch_row``.
+
+    Parameters
+    ----------
+    config
+        The engine's configuration.
+
+    Members
+    -------
+    i, wait_for, waited, take : instructions and tokens, as in the compute unit
+    request : bursts to the read port
+    word, word_valid : from the read port
+    write_enable : per array row for activations, then weights, then parameters
+    write_row, write_bank, write_data : where and what
+    ended, post : an instruction's last word is in place; tokens to give
+    idle, illegal : as in the compute unit
+    waiting, pending : for the event counters; words are expected
+    """
+
+    PLACES = 4
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        self.geometries = geometries(config)
+        self.row_bits = max(max(1, (pad.rows - 1).bit_length()) for pad in self.geometries.values())
+        self.bank_bits = max((pad.banks - 1).bit_length() for pad in self.geometries.values())
+        super().__init__(
+            {
+                "i": In(stream.Signature(TRANSFER)),
+                "wait_for": Out(3),
+                "waited": In(1),
+                "take": Out(1),
+                "request": Out(stream.Signature(BurstLayout(config.burst_beats))),
+                "word": In(config.bus_bits),
+                "word_valid": In(1),
+                "write_activations": Out(config.rows),
+                "write_weights": Out(1),
+                "write_channels": Out(1),
+                "write_row": Out(self.row_bits),
+                "write_bank": Out(self.bank_bits),
+                "write_data": Out(config.bus_bits),
+                "ended": Out(1),
+                "post": Out(3),
+                "idle": Out(1),
+                "illegal": Out(1),
+                "waiting": Out(1),
+                "pending": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        instruction = self.i.payload
+        m.submodules.splitter = splitter = BurstSplitter(config.burst_beats)
+
+        place_layout = data.StructLayout(
+            {
+                "buffer": 2,
+                "scratch": self.row_bits,
+                "scratch_row": self.row_bits + 1,
+                "beats": 24,
+                "post": 3,
+            }
+        )
+        places = Array(
+            Signal(place_layout, name=f"place_{index}", reset_less=True) for index in range(self.PLACES)
+        )
+        put = Signal(range(self.PLACES))
+        get = Signal(range(self.PLACES))
+        held = Signal(range(self.PLACES + 1))
+
+        # Instructions
+        pads = [self.geometries[buffer] for buffer in Buffer]
+        beyond = Array(
+            [instruction.scratch[(pad.rows - 1).bit_length() :].any() for pad in pads]
+            + [Const(1)]
+        )
+        illegal = (
+            (instruction.beats == 0)
+            | (instruction.row_beats == 0)
+            | beyond[instruction.buffer]
+            | instruction.scratch_row[self.row_bits + 1 :].any()
+            | ((instruction.buffer == Buffer.ACTIVATIONS) & (instruction.scratch_row == 0))
+            | instruction.wait[0]
+            | instruction.post[0]
+        )
+        checked = Signal()
+        bad = Signal()
+        start = Signal()
+        m.d.sync += [checked.eq(self.i.valid & ~start), bad.eq(illegal)]
+        m.d.comb += [
+            self.wait_for.eq(instruction.wait),
+            self.illegal.eq(checked & bad),
+            start.eq(checked & ~bad & self.waited & splitter.i.ready & (held != self.PLACES)),
+            self.take.eq(start),
+            self.i.ready.eq(start),
+            self.waiting.eq(checked & ~self.waited),
+            splitter.i.valid.eq(start),
+            splitter.i.payload.memory.eq(instruction.memory),
+            splitter.i.payload.beats.eq(instruction.beats),
+            splitter.i.payload.row_beats.eq(instruction.row_beats),
+            splitter.i.payload.stride.eq(instruction.stride),
+        ]
+        wiring.connect(m, splitter.o, wiring.flipped(self.request))
+        with m.If(start):
+            m.d.sync += [
+                places[put].buffer.eq(instruction.buffer),
+                places[put].scratch.eq(instruction.scratch),
+                places[put].scratch_row.eq(instruction.scratch_row),
+                places[put].beats.eq(instruction.beats),
+                places[put].post.eq(instruction.post),
+                put.eq(put + 1),
+            ]
+
+        # Words: the place in force is copied into working registers, a cycle before its first word at the
+        # earliest, as the bus takes longer than that to answer.
+        active = Signal()
+        buffer = Signal(2)
+        row = Signal(self.row_bits)
+        bank = Signal(max(1, self.bank_bits))
+        last_bank = Signal()
+        words_left = Signal(24)
+        last_word = Signal()
+        row_left = Signal(self.row_bits + 1)  # scratchpad rows left of this matrix row
+        row_words = Signal(self.row_bits + 1)
+        row_start = Signal(self.row_bits)
+        array_row = Signal(range(max(2, config.rows)))
+        post = Signal(3)
+
+        ending = self.word_valid & last_word
+        fetch_place = (held != 0) & (~active | ending)
+        m.d.comb += [
+            self.write_data.eq(self.word),
+            self.write_row.eq(row),
+            self.write_bank.eq(bank),
+            self.write_weights.eq(self.word_valid & (buffer == Buffer.WEIGHTS)),
+            self.write_channels.eq(self.word_valid & (buffer == Buffer.CHANNELS)),
+            self.pending.eq(active & ~self.word_valid),
+            self.idle.eq(~self.i.valid & ~active & (held == 0)),
+        ]
+        for index in range(config.rows):
+            m.d.comb += self.write_activations[index].eq(
+                self.word_valid & (buffer == Buffer.ACTIVATIONS) & (array_row == index)
+            )
+        last_banks = Array([pad.banks == 1 for pad in pads] + [Const(1)])
+        bank_counts = Array([Const(pad.banks, 8) for pad in pads] + [Const(1, 8)])
+        m.d.sync += self.ended.eq(0)
+        with m.If(self.word_valid):
+            m.d.sync += [words_left.eq(words_left - 1), last_word.eq(words_left == 2)]
+            with m.If(last_bank):
+                m.d.sync += [bank.eq(0), row.eq(row + 1), last_bank.eq(last_banks[buffer])]
+                if config.rows > 1:
+                    m.d.sync += row_left.eq(row_left - 1)
+                    with m.If((row_left == 1) & (buffer == Buffer.ACTIVATIONS)):
+                        m.d.sync += [
+                            row_left.eq(row_words),
+                            array_row.eq(array_row + 1),
+                            row.eq(row_start),
+                        ]
+                        with m.If(array_row == config.rows - 1):
+                            m.d.sync += [
+                                array_row.eq(0),
+                                row_start.eq(row_start + row_words),
+                                row.eq(row_start + row_words),
+                            ]
+            with m.Else():
+                m.d.sync += [bank.eq(bank + 1), last_bank.eq(bank + 2 == bank_counts[buffer])]
+            with m.If(last_word):
+                m.d.sync += [active.eq(0), self.ended.eq(1), self.post.eq(post)]
+        place = Signal(place_layout)
+        m.d.comb += place.eq(places[get])
+        with m.If(fetch_place):
+            m.d.sync += [
+                active.eq(1),
+                buffer.eq(place.buffer),
+                row.eq(place.scratch),
+                row_start.eq(place.scratch),
+                row_words.eq(place.scratch_row),
+                row_left.eq(place.scratch_row),
+                bank.eq(0),
+                last_bank.eq(last_banks[place.buffer]),
+                words_left.eq(place.beats),
+                last_word.eq(place.beats == 1),
+                array_row.eq(0),
+                post.eq(place.post),
+                get.eq(get + 1),
+            ]
+        with m.If(start & ~fetch_place):
+            m.d.sync += held.eq(held + 1)
+        with m.Elif(fetch_place & ~start):
+            m.d.sync += held.eq(held - 1)
+        return m

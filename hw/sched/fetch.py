@@ -1,0 +1,138 @@
+"""Fetches the program and hands each instruction to the queue of its unit."""
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..bus.burst import BurstLayout, BurstSplitter
+from ..config import INSTRUCTION_BITS, EngineConfig
+from ..memory.fifo import BlockFifo
+from .isa import HEADER, Opcode, Unit
+
+__all__ = ["FetchUnit"]
+
+
+class FetchUnit(wiring.Component):
+    """Reads ``count`` instructions from word ``program`` of the window on.
+
+    ::
+
+        splitter ──► requests (only what the buffer has room for) ──► words ──► buffer ──► queue of the unit
+
+    Parameters
+    ----------
+    config
+        The engine's configuration.
+
+    Members
+    -------
+    start, program, count : begin; first word; instructions
+    request, word, word_valid : to and from the read port
+    o : bus words of the instructions of each unit
+    dispatched : an instruction was handed on
+    idle : everything has been handed on
+    illegal : an opcode that no unit executes
+    """
+
+    BURST = 16  # words asked for at a time
+    BUFFER = 64  # words
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        super().__init__(
+            {
+                "start": In(1),
+                "program": In(32),
+                "count": In(32),
+                "request": Out(stream.Signature(BurstLayout(config.burst_beats))),
+                "word": In(config.bus_bits),
+                "word_valid": In(1),
+                "o": Out(stream.Signature(config.bus_bits)).array(len(Unit)),
+                "dispatched": Out(1),
+                "idle": Out(1),
+                "illegal": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        beats = INSTRUCTION_BITS // config.bus_bits
+        burst = min(self.BURST, config.burst_beats)
+        m.submodules.splitter = splitter = BurstSplitter(burst)
+        m.submodules.buffer = buffer = BlockFifo(config.bus_bits, self.BUFFER)
+
+        # Blocks of one burst's worth of instructions, as long as instructions are left.
+        left = Signal(32)  # instructions not yet asked for
+        position = Signal(32)
+        per_block = burst // beats if burst >= beats else 1
+        few = left <= per_block
+        m.d.comb += [
+            splitter.i.valid.eq(left != 0),
+            splitter.i.payload.memory.eq(position),
+            splitter.i.payload.row_beats.eq(per_block * beats),
+        ]
+        with m.If(few):
+            m.d.comb += splitter.i.payload.beats.eq(left[:8] * beats)
+        with m.Else():
+            m.d.comb += splitter.i.payload.beats.eq(per_block * beats)
+        with m.If(splitter.i.valid & splitter.i.ready):
+            m.d.sync += position.eq(position + per_block * beats)
+            with m.If(few):
+                m.d.sync += left.eq(0)
+            with m.Else():
+                m.d.sync += left.eq(left - per_block)
+        with m.If(self.start):
+            m.d.sync += [left.eq(self.count), position.eq(self.program)]
+
+        # Room is counted when a burst is asked for and given back when a word leaves the buffer.
+        room = Signal(range(self.BUFFER + 1), init=self.BUFFER)
+        enough = room >= burst
+        asked = self.request.valid & self.request.ready
+        leaves = buffer.o.valid & buffer.o.ready
+        length = splitter.o.payload.length
+        m.d.sync += room.eq(room - (length & asked.replicate(len(length))) + leaves)
+        m.d.comb += [
+            self.request.valid.eq(splitter.o.valid & enough),
+            self.request.payload.memory.eq(splitter.o.payload.memory),
+            self.request.payload.length.eq(length),
+            self.request.payload.last.eq(splitter.o.payload.last),
+            splitter.o.ready.eq(self.request.ready & enough),
+            buffer.i.payload.eq(self.word),
+            buffer.i.valid.eq(self.word_valid),
+        ]
+
+        # The first word of an instruction says whose it is; the others follow it.
+        header = Signal(HEADER)
+        opcode = header.opcode
+        m.d.comb += header.as_value().eq(buffer.o.payload)
+        beat = Signal(range(beats)) if beats > 1 else Signal(1)
+        unit = Signal(2)
+        chosen = Signal(2)
+        known = Signal()
+        with m.Switch(opcode):
+            for code in Opcode:
+                with m.Case(code):
+                    m.d.comb += [chosen.eq(code.unit), known.eq(1)]
+        target = Signal(2)
+        with m.If(beat == 0):
+            m.d.comb += [target.eq(chosen), self.illegal.eq(buffer.o.valid & ~known)]
+        with m.Else():
+            m.d.comb += target.eq(unit)
+        for index in Unit:
+            m.d.comb += [
+                self.o[index].payload.eq(buffer.o.payload),
+                self.o[index].valid.eq(buffer.o.valid & (target == index) & ~self.illegal),
+            ]
+            with m.If((target == index) & ~self.illegal):
+                m.d.comb += buffer.o.ready.eq(self.o[index].ready)
+        with m.If(leaves):
+            m.d.sync += [unit.eq(target), beat.eq(beat + 1)]
+            with m.If(beat == beats - 1):
+                m.d.sync += beat.eq(0)
+        outstanding = room != self.BUFFER
+        m.d.comb += [
+            self.dispatched.eq(leaves & (beat == 0)),
+            self.idle.eq((left == 0) & splitter.i.ready & ~outstanding & ~self.start),
+        ]
+        return m
