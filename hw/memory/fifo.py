@@ -8,6 +8,7 @@ from .ram import Ram
 
 __all__ = ["BlockFifo"]
 
+
 class BlockFifo(wiring.Component):
     """Queue of ``depth`` words; a word leaves two cycles after it came in at the earliest.
 

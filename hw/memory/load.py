@@ -100,8 +100,7 @@ class LoadUnit(wiring.Component):
         # Instructions
         pads = [self.geometries[buffer] for buffer in Buffer]
         beyond = Array(
-            [instruction.scratch[(pad.rows - 1).bit_length() :].any() for pad in pads]
-            + [Const(1)]
+            [instruction.scratch[(pad.rows - 1).bit_length() :].any() for pad in pads] + [Const(1)]
         )
         illegal = (
             (instruction.beats == 0)

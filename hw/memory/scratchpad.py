@@ -66,7 +66,10 @@ def geometries(config: EngineConfig) -> dict[Buffer, Geometry]:
     return {
         Buffer.ACTIVATIONS: geometry(config.activation_word_bits, config.activation_depth),
         Buffer.WEIGHTS: geometry(config.weight_word_bits, config.weight_depth),
-        Buffer.CHANNELS: geometry(config.channel_word_bits, config.channel_depth // config.requantisers),
+        # Parameters narrower than the bus have a row each.
+        Buffer.CHANNELS: geometry(
+            max(config.channel_word_bits, config.bus_bits), config.channel_depth // config.requantisers
+        ),
     }
 
 

@@ -1,6 +1,5 @@
 """Bias, fixed-point scaling with the rounding of TFLite or ONNX, clamp, and zero point."""
 
-import enum
 from collections.abc import Mapping
 
 from amaranth.hdl import Array, Cat, Const, Module, Mux, Shape, Signal, Value, signed, unsigned
@@ -8,28 +7,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import CHANNEL_BITS
+from .arithmetic import MAX_LEFT_SHIFT, Rounding
 
-__all__ = ["CHANNEL", "MAX_LEFT_SHIFT", "MAX_RIGHT_SHIFT", "Requantiser", "Rounding", "encode_channel"]
-
-MAX_LEFT_SHIFT = 6
-MAX_RIGHT_SHIFT = 31
-
-
-class Rounding(enum.IntEnum):
-    """How the scaled accumulator becomes an integer."""
-
-    TFLITE = 0
-    """gemmlowp: the product's high half rounded half up, then the right shift half away from zero."""
-    HALF_EVEN = 1
-    """One rounding, half to even (ONNX)."""
-
+__all__ = ["CHANNEL", "Requantiser", "encode_channel"]
 
 CHANNEL = data.StructLayout(
     {
         "multiplier": unsigned(31),
-        "rounding": unsigned(1),
+        "rounding": unsigned(1),  # 0 as TFLite, 1 half to even
         "bias": signed(32),
-        "exponent": unsigned(6),  # 6 - shift: bits dropped behind the product's bit 25
+        "exponent": unsigned(6),  # MAX_LEFT_SHIFT - shift
         "zero_point": unsigned(8),  # modulo 256
         "low": signed(9),  # bounds of the scaled value before the zero point is added
         "high": signed(9),
@@ -51,7 +38,7 @@ def encode_channel(
     multiplier, shift
         The scale is ``multiplier * 2**(shift - 31)``; shift from -31 to 6.
     rounding
-        How to round.
+        ``"tflite"`` or ``"half_even"``.
     zero_point, low, high
         In codes of the stored output: added after scaling, and the clamp's bounds.
 
@@ -62,7 +49,7 @@ def encode_channel(
     """
     fields: Mapping[str, int] = {
         "multiplier": multiplier,
-        "rounding": int(rounding),
+        "rounding": int(rounding == "half_even"),
         "bias": bias,
         "exponent": MAX_LEFT_SHIFT - shift,
         "zero_point": zero_point & 255,
@@ -204,12 +191,17 @@ class Requantiser(wiring.Component):
     done, o : the result, :attr:`latency` cycles after ``start``
     """
 
+    @staticmethod
+    def latency_of(cycles: int) -> int:
+        """Cycles from ``start`` to ``done``."""
+        return 7 + _Multiplier.latency_of(cycles)
+
     def __init__(self, *, accumulator_bits: int, bits: int, cycles: int):
         self.accumulator_bits = accumulator_bits
         self.bits = bits
         self.cycles = cycles
         self._multiplier_latency = _Multiplier.latency_of(cycles)
-        self.latency = 7 + self._multiplier_latency
+        self.latency = self.latency_of(cycles)
         super().__init__(
             {
                 "start": In(1),
@@ -282,9 +274,10 @@ class Requantiser(wiring.Component):
         tie_up_6 = Signal(reset_less=True)
         tie_even_6 = Signal(reset_less=True)
         dropped = [v[8 * byte : 8 * byte + 8].any() for byte in range(4)]
-        flipped = v ^ sign.replicate(39)
+        flipped = v.as_unsigned() ^ sign.replicate(len(v))
         above = [flipped[low : low + 8].any() for low in (18, 26, 34)]
-        windows = [(v >> 8 * step)[:18] for step in range(5)]
+        extended = Cat(v, sign.replicate(32 + 18 - len(v)))
+        windows = [extended[8 * step :][:18] for step in range(5)]
         stickies: list[Value] = [Const(0)]
         for byte in range(4):
             stickies.append(Cat(*dropped[: byte + 1]).any())
@@ -309,7 +302,9 @@ class Requantiser(wiring.Component):
         flipped_6 = v_6 ^ sign_6.replicate(18)
         m.d.sync += [
             v_7.eq(v_6 >> fine_6),
-            sticky_7.eq(sticky_6 | Array(v_6[:step].any() if step else Const(0) for step in range(8))[fine_6]),
+            sticky_7.eq(
+                sticky_6 | Array(v_6[:step].any() if step else Const(0) for step in range(8))[fine_6]
+            ),
             overflow_7.eq(overflow_6 | Array(flipped_6[10 + step :].any() for step in range(8))[fine_6]),
             sign_7.eq(sign_6),
             tie_up_7.eq(tie_up_6),

@@ -104,12 +104,10 @@ class EventCounters(wiring.Component):
             self.o.payload.eq(word),
         ]
         with m.FSM():
-            with m.State("IDLE"):
-                with m.If(self.snapshot):
-                    m.next = "ALIGN"
-            with m.State("ALIGN"):
-                with m.If(index_2 == count - 1):
-                    m.next = "COPY"
+            with m.State("IDLE"), m.If(self.snapshot):
+                m.next = "ALIGN"
+            with m.State("ALIGN"), m.If(index_2 == count - 1):
+                m.next = "COPY"
             with m.State("COPY"):
                 m.d.comb += copy.write_enable.eq(1)
                 with m.If(index_2 == count - 1):
