@@ -17,7 +17,7 @@ from bitwright.sim.rtl import MemoryTiming, Run, Simulation
 from .mapper import SNAPSHOT_BYTES
 from .program import Program
 
-__all__ = ["EngineFault", "Execution", "LayerCount", "execute"]
+__all__ = ["EngineError", "Execution", "LayerCount", "execute"]
 
 _OFFSETS = {register.name: register.offset for register in REGISTERS}
 _NAMES = [name for name, _ in COUNTERS]
@@ -25,7 +25,7 @@ MEMORY_BASE = 0x4000_0000
 WATCHDOG_CYCLES = 100_000
 
 
-class EngineFault(BitwrightError):
+class EngineError(BitwrightError):
     """The simulated engine stopped with a fault, did not stop, or broke the bus protocol."""
 
 
@@ -111,7 +111,7 @@ def execute(
 
     Raises
     ------
-    EngineFault
+    EngineError
         The engine stopped with a fault, or not at all, or broke the bus protocol.
     NetworkError
         The inputs do not fit the network.
@@ -153,12 +153,12 @@ def execute(
     for index, result in enumerate(results):
         status = result.registers.get(_OFFSETS["status"], 0)
         if result.timed_out:
-            raise EngineFault(f"inference {index}: no end after {result.cycles} cycles")
+            raise EngineError(f"inference {index}: no end after {result.cycles} cycles")
         if status & 4:
             fault = Fault(status >> 8 & 0xFF)
-            raise EngineFault(f"inference {index}: the engine stopped with fault {fault.name}")
+            raise EngineError(f"inference {index}: the engine stopped with fault {fault.name}")
         if result.violations or result.out_of_range or result.hazards:
-            raise EngineFault(f"inference {index}: bus protocol broken: {'; '.join(simulation.messages[:3])}")
+            raise EngineError(f"inference {index}: bus protocol broken: {'; '.join(simulation.messages[:3])}")
 
     outputs: dict[str, NDArray[Any]] = {source: codes}
     mismatches: dict[str, int] = {}
@@ -177,6 +177,7 @@ def execute(
 
     layers = []
     for position, layer in enumerate(program.layers):
+
         def count(index: int, run: int) -> NDArray[np.uint32]:
             if index < 0:
                 return np.zeros(len(COUNTERS), np.uint32)

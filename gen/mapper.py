@@ -240,8 +240,8 @@ class _Layer:
         part = self.node.weights[columns, terms]
         padded = np.zeros((len(groups) * config.cols, len(steps) * config.lanes), np.int64)
         padded[: part.shape[0], : part.shape[1]] = part
-        words = padded.reshape(len(groups), config.cols, len(steps), config.lanes).transpose(0, 2, 1, 3)
-        words = words.reshape(len(groups) * len(steps), config.cols * config.lanes)
+        ordered = padded.reshape(len(groups), config.cols, len(steps), config.lanes).transpose(0, 2, 1, 3)
+        words = ordered.reshape(len(groups) * len(steps), config.cols * config.lanes)
         return _pack_words(words, config.weight, self.geometry[Buffer.WEIGHTS])
 
     def channel_bytes(self, groups: range) -> bytes:
@@ -548,10 +548,8 @@ class _Mapper:
         after |= output.writers
         per_word = config.granules_per_word
         offset = cols.start * config.granules_per_group if cut.store_rows else 0
-        channels = layer.geometry[Buffer.CHANNELS]
         whole = regions[Buffer.CHANNELS].end - regions[Buffer.CHANNELS].start
         skip = cols.start * config.granules_per_group if whole != len(cols) * config.granules_per_group else 0
-        del channels
         drain = steps.stop == layer.steps
         number = self.schedule.add(
             Opcode.COMPUTE,

@@ -132,7 +132,7 @@ class Program:
         return sum(layer.predicted_cycles for layer in self.layers)
 
     def save(self, path: Path) -> None:
-        """Write ``program.npz``: arrays ``instructions`` (n x 32 bytes) and ``image``, and ``meta``, JSON text."""
+        """Write arrays ``instructions`` (n x 32 bytes) and ``image``, and ``meta``, JSON text."""
         encoded = b"".join(instruction.encode() for instruction in self.instructions)
         meta = {
             "network": self.network,

@@ -1,0 +1,112 @@
+"""Reads configurations: TOML files, the ones that ship with the project, and overrides of single keys."""
+
+import json
+import tomllib
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bitwright.hw.config import EngineConfig
+from bitwright.hw.errors import BitwrightError, ConfigError
+
+__all__ = ["load", "schema", "shipped"]
+
+_ADAPTER = TypeAdapter(EngineConfig)
+_FOLDER = resources.files("bitwright.gen") / "configs"
+
+
+def shipped() -> list[str]:
+    """Names of the configurations that ship with the project."""
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml")
+    )
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a configuration."""
+    return _ADAPTER.json_schema() | {"title": "Bitwright engine configuration"}
+
+
+def load(source: str | Path, overrides: Sequence[str] = ()) -> EngineConfig:
+    """Read and validate a configuration.
+
+    Parameters
+    ----------
+    source
+        Path of a TOML file, or the name of a shipped configuration.
+    overrides
+        ``key=value`` each, applied in order; the value is written as in TOML, quotes may be left out.
+
+    Raises
+    ------
+    BitwrightError
+        The file cannot be read or is not TOML.
+    ConfigError
+        A key is unknown or missing, or its value is not allowed.
+    """
+    name = str(source)
+    values = _read(name)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key.strip():
+            raise BitwrightError(f"--set {override}: must be key=value")
+        values[key.strip()] = _value(text.strip())
+    try:
+        # Strict validation takes a dataclass from JSON only. TOML has dates, JSON has not.
+        return _ADAPTER.validate_json(json.dumps(values, default=str))
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error.key}", error.value, error.allowed) from None
+    except ValidationError as error:
+        raise _explain(name, error, values) from None
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name)
+    if not path.exists() and name in shipped():
+        text = (_FOLDER / f"{name}.toml").read_text()
+    else:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BitwrightError(
+                f"{name}: there is no such file, and no shipped configuration of that name "
+                f"(there are {', '.join(shipped())})"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BitwrightError(f"{name}: cannot be read: {error}") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise BitwrightError(f"{name}: is not valid TOML: {error}") from None
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> ConfigError:
+    """The first problem that pydantic found, in our words."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    known = schema()["properties"]
+    match first["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            return ConfigError(
+                f"{name}: {key}", values.get(key), "left out; the keys are " + ", ".join(known)
+            )
+        case "missing" | "missing_argument":
+            needed = known.get(key, {}).get("description", "")
+            return ConfigError(f"{name}: {key}", None, f"given: {needed}")
+        case "literal_error":
+            choices = known[key].get("enum") or [known[key].get("const")]
+            allowed = "one of " + ", ".join(json.dumps(choice) for choice in choices)
+            return ConfigError(f"{name}: {key}", first["input"], allowed)
+        case "int_type":
+            return ConfigError(f"{name}: {key}", first["input"], "a whole number")
+    return ConfigError(f"{name}: {key}", first["input"], first["msg"])

@@ -1,0 +1,61 @@
+"""Writes a command's results: aside first, then moved into place, all or nothing."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bitwright.hw.errors import BitwrightError
+
+__all__ = ["staged"]
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` whose contents are moved into it when the block ends well.
+
+    When the block raises, nothing in ``folder`` has changed, and it is not created.
+
+    Raises
+    ------
+    BitwrightError
+        The folder cannot be written.
+    """
+    folder = folder.absolute()
+    created: list[Path] = []
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise BitwrightError(f"{folder}: is not a folder; -o names the folder to write into")
+        parent = folder.parent
+        missing = [path for path in (parent, *parent.parents) if not path.exists()]
+        for path in reversed(missing):
+            path.mkdir()
+            created.append(path)
+        stage = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
+        stage.chmod(0o777 & ~_umask())
+    except OSError as error:
+        raise BitwrightError(f"{folder}: cannot be written: {error.strerror}") from None
+    try:
+        yield stage
+        try:
+            folder.mkdir(exist_ok=True)
+            for item in sorted(stage.iterdir()):
+                target = folder / item.name
+                if target.is_dir() and not target.is_symlink():
+                    shutil.rmtree(target)
+                os.replace(item, target)
+        except OSError as error:
+            raise BitwrightError(f"{folder}: cannot be written: {error.strerror}") from None
+        created.clear()
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+        for path in reversed(created):
+            path.rmdir()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
