@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
+from zipfile import BadZipFile
 
 import numpy as np
 import typer
@@ -124,7 +125,7 @@ def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.n
                 array = loaded
         except FileNotFoundError:
             raise BitwrightError(f"{path}: there is no such file") from None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, BadZipFile) as error:
             raise BitwrightError(f"{path}: is not a .npy or .npz file of numbers ({error})") from None
     inputs = golden.prepare_input(graph, array)
     if labels is not None and labels.size != len(inputs):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,7 +178,7 @@ class Program:
                 },
                 layers=[LayerPlan(**layer) for layer in meta["layers"]],
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
             raise NetworkError(
                 str(path), f"is not a program written by 'bitwright compile' ({error})"
             ) from error

@@ -176,7 +176,7 @@ class EngineConfig:
 
     @property
     def accumulator_bits(self) -> int:
-        """Width that holds `reduction` products of the most negative operands: w + a - 1 + ceil(log2 K) + 1."""
+        """Width that holds `reduction` products of the most negative operands, w + a + ceil(log2 K)."""
         return self.activation_bits + self.weight_bits - 1 + (self.reduction - 1).bit_length() + 1
 
     # Words and layouts

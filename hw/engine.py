@@ -111,8 +111,9 @@ class Core(wiring.Component):
         m.submodules.compute = compute = ComputeUnit(config, array_latency=array.latency)
         m.submodules.quant = quant = QuantPipeline(config)
         m.submodules.store = store = StoreUnit(config)
-        for unit, decoder in zip((load, compute, store), decoders, strict=True):
-            wiring.connect(m, decoder.o, unit.i)
+        parts: list[wiring.Component] = [load, compute, store]  # by Unit
+        for decoder, part in zip(decoders, parts, strict=True):
+            wiring.connect(m, decoder.o, part.i)
 
         # Load
         wiring.connect(m, load.request, wiring.flipped(self.reads[1]))
@@ -175,7 +176,7 @@ class Core(wiring.Component):
         # Tokens
         m.submodules.tokens = tokens = TokenBank()
         ends = ((load.ended, load.post), (quant.end, quant.post), (store.ended, store.post))
-        for unit, part, (ended, post) in zip(Unit, (load, compute, store), ends, strict=True):
+        for unit, part, (ended, post) in zip(Unit, parts, ends, strict=True):
             m.d.comb += [
                 tokens.wait_for[unit].eq(part.wait_for),
                 part.waited.eq(tokens.waited[unit]),

@@ -678,7 +678,7 @@ class _Importer:
         ):
             raise NetworkError(
                 where,
-                f"bias of shape {shape} does not match {channels} output channels",
+                f"bias of shape {shape} does not match the last axis of {product.shape}, {channels} channels",
                 "only one number per output channel is supported",
             )
         scale = product.scale
@@ -687,8 +687,6 @@ class _Importer:
             unit = np.broadcast_to(value.quantisation.scale.reshape(-1), channels)
             # The file keeps the product of two scales as a float32, which rounds it.
             exact = np.where(np.abs(unit - scale) <= 1e-6 * scale, integers, integers * (unit / scale))
-            if value.quantisation.axis not in (None, len(shape) - 1):
-                raise NetworkError(where, "bias has scales along another axis than its own", _EXPORT)
         else:
             if value.array.dtype != np.float32 or not np.isfinite(value.array).all():
                 raise NetworkError(where, "bias is not made of finite FLOAT numbers", _QUANTISE)
@@ -924,14 +922,16 @@ class _Importer:
         axis = old.axis
         if axis is not None:
             before, size = prod(value.shape[:axis]), value.shape[axis]
-            axes = [a for a in range(len(shape)) if shape[a] == size and prod(shape[:a]) == before]
-            if not axes:
+            # More than one channel, so that at most one axis of that size has as many elements before it.
+            axis = next(
+                (a for a in range(len(shape)) if shape[a] == size and prod(shape[:a]) == before), None
+            )
+            if axis is None:
                 raise NetworkError(
                     where,
                     f"reshapes weights across the axis of their scales, {value.shape} to {shape}",
                     "quantise them in their final shape",
                 )
-            axis = axes[-1]
         return _QuantisedConstant(value.codes.reshape(shape), replace(old, axis=axis))
 
     def _relabel(self, name: str, source: str, output: str, shape: tuple[int, ...] | None = None) -> None:

@@ -103,18 +103,17 @@ class _File:
         with self._reading():
             model = tflite.Model.GetRootAs(data, 0)
             self._model = model
-            if self._count(model.SubgraphsLength()) < 1:
+            if model.SubgraphsLength() < 1:
                 raise ValueError("no subgraph")
             subgraph = model.Subgraphs(0)
             self.inputs = _integers(subgraph.InputsAsNumpy())
             self.outputs = _integers(subgraph.OutputsAsNumpy())
             self.tensors = tuple(
-                self._tensor(index, subgraph.Tensors(index))
-                for index in range(self._count(subgraph.TensorsLength()))
+                self._tensor(index, subgraph.Tensors(index)) for index in range(subgraph.TensorsLength())
             )
             self.operators = tuple(
                 self._operator(index, subgraph.Operators(index))
-                for index in range(self._count(subgraph.OperatorsLength()))
+                for index in range(subgraph.OperatorsLength())
             )
             for index in (*self.inputs, *self.outputs):
                 self.tensors[self._index(index, len(self.tensors))]
@@ -128,19 +127,12 @@ class _File:
             ArithmeticError,
             AttributeError,
             LookupError,
-            MemoryError,
             TypeError,
             ValueError,
         ) as error:
             raise NetworkError(
                 self.where, f"is a damaged or truncated TFLite file ({error})", "export the network again"
             ) from None
-
-    def _count(self, count: int) -> int:
-        # Every element of a vector takes at least the four bytes of its offset.
-        if not 0 <= count <= len(self._data) // 4:
-            raise ValueError(f"{count} elements do not fit the file")
-        return count
 
     @staticmethod
     def _index(index: int, count: int) -> int:
@@ -171,9 +163,7 @@ class _File:
 
     def _operator(self, index: int, operator: Any) -> _Operator:
         model = self._model
-        code = model.OperatorCodes(
-            self._index(int(operator.OpcodeIndex()), self._count(model.OperatorCodesLength()))
-        )
+        code = model.OperatorCodes(self._index(int(operator.OpcodeIndex()), model.OperatorCodesLength()))
         # Files from before there were more than 127 operators keep the number in the older field.
         number = max(int(code.BuiltinCode()), int(code.DeprecatedBuiltinCode()))
         op = _enum_name(tflite.BuiltinOperator, number)
@@ -200,7 +190,7 @@ class _File:
         with self._reading():
             if tensor.buffer == 0:
                 return None
-            index = self._index(tensor.buffer, self._count(self._model.BuffersLength()))
+            index = self._index(tensor.buffer, self._model.BuffersLength())
             buffer = self._model.Buffers(index)
             if buffer.DataLength() == 0:
                 return None

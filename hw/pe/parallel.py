@@ -52,7 +52,7 @@ class ParallelSpec:
 
     @property
     def latency(self) -> int:
-        """Cycles from a beat's operands to the sum that includes them: product, then a cycle per tree level."""
+        """Cycles from a beat's operands to the sum that includes them: product, then the tree's levels."""
         return 1 + (self.lanes - 1).bit_length()
 
 

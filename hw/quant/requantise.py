@@ -157,7 +157,7 @@ class _Multiplier(wiring.Component):
 
 
 class Requantiser(wiring.Component):
-    """What follows a dot product: ``y = clamp(round((acc + bias) * multiplier * 2**(shift - 31))) + zero_point``.
+    """``y = clamp(round((acc + bias) * multiplier * 2**(shift - 31))) + zero_point``.
 
     Rounding follows :mod:`bitwright.hw.quant.arithmetic`, bit for bit. The result is the low ``bits``
     bits of y.
