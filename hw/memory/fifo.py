@@ -10,7 +10,13 @@ __all__ = ["BlockFifo"]
 
 
 class BlockFifo(wiring.Component):
-    """Queue of ``depth`` words; a word leaves two cycles after it came in at the earliest.
+    """Queue of ``depth`` words; a word leaves three cycles after it came in at the earliest.
+
+    ::
+
+        i ──► memory ──► its output (`loaded`) ──► register ──► o
+
+    Block RAM is slow to put out, so a register stands behind it.
 
     A word is read only in a later cycle than it was written, so the memory never sees a read and a write
     of one address together.
@@ -35,7 +41,7 @@ class BlockFifo(wiring.Component):
             {
                 "i": In(stream.Signature(width)),
                 "o": Out(stream.Signature(width)),
-                "level": Out(range(depth + 2)),
+                "level": Out(range(depth + 3)),
             }
         )
 
@@ -45,6 +51,8 @@ class BlockFifo(wiring.Component):
         produce = Signal(range(self.depth))
         consume = Signal(range(self.depth))
         stored = Signal(range(self.depth + 1))  # words in the memory proper
+        loaded = Signal()  # the memory's output is a word that has not moved on
+        move = Signal()
 
         m.d.comb += [
             self.i.ready.eq(stored != self.depth),
@@ -52,14 +60,18 @@ class BlockFifo(wiring.Component):
             ram.write_data.eq(self.i.payload),
             ram.write_enable.eq(self.i.valid & self.i.ready),
             ram.read_address.eq(consume),
-            ram.read_enable.eq((stored != 0) & (~self.o.valid | self.o.ready)),
-            self.o.payload.eq(ram.read_data),
-            self.level.eq(stored + self.o.valid),
+            move.eq(loaded & (~self.o.valid | self.o.ready)),
+            ram.read_enable.eq((stored != 0) & (~loaded | move)),
+            self.level.eq(stored + loaded + self.o.valid),
         ]
         with m.If(ram.write_enable):
             m.d.sync += produce.eq(produce + 1)
         with m.If(ram.read_enable):
-            m.d.sync += [consume.eq(consume + 1), self.o.valid.eq(1)]
+            m.d.sync += [consume.eq(consume + 1), loaded.eq(1)]
+        with m.Elif(move):
+            m.d.sync += loaded.eq(0)
+        with m.If(move):
+            m.d.sync += [self.o.payload.eq(ram.read_data), self.o.valid.eq(1)]
         with m.Elif(self.o.ready):
             m.d.sync += self.o.valid.eq(0)
         with m.If(ram.write_enable & ~ram.read_enable):

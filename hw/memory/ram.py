@@ -73,10 +73,11 @@ class Ram(wiring.Component):
         super().__init__(
             {
                 "write_enable": In(width // self.granule),
-                "write_address": In(range(depth)),
+                # At least one bit: Verilog has no ports of none.
+                "write_address": In(range(max(2, depth))),
                 "write_data": In(width),
                 "read_enable": In(1),
-                "read_address": In(range(depth)),
+                "read_address": In(range(max(2, depth))),
                 "read_data": Out(width),
             }
         )

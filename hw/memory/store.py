@@ -1,6 +1,6 @@
 """The store unit: the output scratchpad, and snapshots of the event counters, to memory."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -86,7 +86,10 @@ class StoreUnit(wiring.Component):
         words_left = Signal(24)
         all_asked = Signal()  # the splitter has given its last burst
         row = Signal(self.row_bits)
-        loaded = Signal()  # the scratchpad's output is a word not yet sent
+        loaded = Signal()  # the scratchpad's output is a word that has not moved on
+        word = Signal(self.config.bus_bits, reset_less=True)
+        held = Signal()  # the register behind it is a word not yet sent
+        move = Signal()
 
         m.d.sync += [checked.eq(self.i.valid & ~running & ~start), bad.eq(illegal)]
         m.d.comb += [
@@ -105,24 +108,29 @@ class StoreUnit(wiring.Component):
         ]
         wiring.connect(m, splitter.o, wiring.flipped(self.request))
 
-        sent = self.words.valid & self.words.ready
+        free = ~held | self.words.ready
         m.d.comb += [
-            self.words.payload.eq(Mux(from_counters, self.counters.payload, self.read_data)),
-            self.words.valid.eq(Mux(from_counters, self.counters.valid, loaded)),
-            self.counters.ready.eq(from_counters & self.words.ready),
+            self.words.payload.eq(word),
+            self.words.valid.eq(held),
+            self.counters.ready.eq(from_counters & free),
             self.read_row.eq(row),
-            self.read_enable.eq(running & ~from_counters & (words_left != 0) & (~loaded | self.words.ready)),
+            move.eq(loaded & free),
+            self.read_enable.eq(running & ~from_counters & (words_left != 0) & (~loaded | move)),
         ]
         with m.If(self.read_enable):
             m.d.sync += [row.eq(row + 1), words_left.eq(words_left - 1), loaded.eq(1)]
-        with m.Elif(self.words.ready):
+        with m.Elif(move):
             m.d.sync += loaded.eq(0)
-        with m.If(from_counters & sent):
-            m.d.sync += words_left.eq(words_left - 1)
+        with m.If(self.words.ready):
+            m.d.sync += held.eq(0)
+        with m.If(move):
+            m.d.sync += [word.eq(self.read_data), held.eq(1)]
+        with m.If(self.counters.valid & self.counters.ready):
+            m.d.sync += [word.eq(self.counters.payload), held.eq(1), words_left.eq(words_left - 1)]
         with m.If(self.request.valid & self.request.ready & self.request.payload.last):
             m.d.sync += all_asked.eq(1)
 
-        finish = running & all_asked & (words_left == 0) & ~loaded & self.acknowledged
+        finish = running & all_asked & (words_left == 0) & ~loaded & ~held & self.acknowledged
         m.d.comb += [self.i.ready.eq(finish), self.ended.eq(finish), self.post.eq(instruction.post)]
         with m.If(start):
             m.d.sync += [

@@ -16,8 +16,8 @@ class EventCounters(wiring.Component):
     Each event has a small counter of its own. A pointer visits one event after another, adds its small
     counter to the event's total in a memory, and starts the small counter anew::
 
-        cycle    t                t+1                            t+2
-        pointer  read total[i]    total + small[i]: sum          write sum to total[i]
+        cycle    t                t+1             t+2                       t+3
+        pointer  read total[i]    register it     total + small[i]: sum     write sum to total[i]
 
     So a counter costs a few LUTs rather than thirty-two, and every event is visited every sixteen cycles,
     before its small counter is full. A read is answered when the pointer comes by, with the exact count up
@@ -68,27 +68,35 @@ class EventCounters(wiring.Component):
         # During the first round after a clear the memory's old contents count as zero.
         fresh = Signal(range(count + 1), init=count)
         index_1 = Signal(range(count))
+        index_2 = Signal(range(count))
+        index_3 = Signal(range(count))
         small_1 = Signal(range(count + 1))
+        small_2 = Signal(range(count + 1))
         zero_1 = Signal(init=1)
-        m.d.sync += [index_1.eq(pointer), small_1.eq(small[pointer]), zero_1.eq(fresh != 0)]
+        old_2 = Signal(32)
+        total_3 = Signal(32)
+        m.d.sync += [
+            index_1.eq(pointer),
+            small_1.eq(small[pointer]),
+            zero_1.eq(fresh != 0),
+            index_2.eq(index_1),
+            small_2.eq(small_1),
+            old_2.eq(Mux(zero_1, 0, totals.read_data)),
+            index_3.eq(index_2),
+            total_3.eq(old_2 + small_2),
+        ]
         with m.If(fresh != 0):
             m.d.sync += fresh.eq(fresh - 1)
-        total = Signal(32)
-        index_2 = Signal(range(count))
-        total_2 = Signal(32)
         m.d.comb += [
             totals.read_address.eq(pointer),
             totals.read_enable.eq(1),
-            total.eq(Mux(zero_1, 0, totals.read_data) + small_1),
-            totals.write_address.eq(index_2),
-            totals.write_data.eq(total_2),
+            totals.write_address.eq(index_3),
+            totals.write_data.eq(total_3),
             totals.write_enable.eq(1),
         ]
-        m.d.sync += [index_2.eq(index_1), total_2.eq(total)]
-
         m.d.sync += self.done.eq(0)
-        with m.If(self.read & ~self.done & (index_2 == self.index)):
-            m.d.sync += [self.value.eq(total_2), self.done.eq(1)]
+        with m.If(self.read & ~self.done & (index_3 == self.index)):
+            m.d.sync += [self.value.eq(total_3), self.done.eq(1)]
 
         # Snapshot: one round is copied into a memory, from where it is sent at the bus's pace.
         m.submodules.copy = copy = Ram(width=32, depth=count)
@@ -97,8 +105,8 @@ class EventCounters(wiring.Component):
         part = Signal(range(max(2, parts)))
         word = Signal(self.bus_bits)
         m.d.comb += [
-            copy.write_address.eq(index_2),
-            copy.write_data.eq(total_2),
+            copy.write_address.eq(index_3),
+            copy.write_data.eq(total_3),
             copy.read_address.eq(position),
             copy.read_enable.eq(1),
             self.o.payload.eq(word),
@@ -106,11 +114,11 @@ class EventCounters(wiring.Component):
         with m.FSM():
             with m.State("IDLE"), m.If(self.snapshot):
                 m.next = "ALIGN"
-            with m.State("ALIGN"), m.If(index_2 == count - 1):
+            with m.State("ALIGN"), m.If(index_3 == count - 1):
                 m.next = "COPY"
             with m.State("COPY"):
                 m.d.comb += copy.write_enable.eq(1)
-                with m.If(index_2 == count - 1):
+                with m.If(index_3 == count - 1):
                     m.d.sync += [position.eq(0), part.eq(0)]
                     m.next = "FETCH"
             with m.State("FETCH"):

@@ -1,4 +1,4 @@
-"""Whole layers on the emitted Verilog against the golden model, over configurations, shapes and bus behaviour."""
+"""Whole layers on the emitted Verilog against the golden model, over configurations and shapes."""
 
 import random
 import shutil

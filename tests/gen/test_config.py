@@ -1,0 +1,75 @@
+"""Configuration files, shipped ones and overrides."""
+
+from dataclasses import asdict
+
+import pytest
+
+from bitwright.gen import config
+from bitwright.hw.errors import BitwrightError, ConfigError
+
+
+def test_every_shipped_configuration_is_valid() -> None:
+    assert config.shipped() == ["base", "small", "tiny"]
+    for name in config.shipped():
+        assert config.load(name).peak_macs_per_cycle >= 4
+
+
+def test_a_file_gives_what_it_says(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "mine.toml"
+    path.write_text("".join(f"{key} = {value!r}\n" for key, value in asdict(config.load("tiny")).items()))
+    assert config.load(path) == config.load("tiny")
+    assert config.load(path, ["lanes=8", "multiplier = lut", 'pe = "parallel"']) == config.load(
+        "tiny"
+    ).replace(lanes=8, multiplier="lut")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("colums=4", "colums = 4: must be left out; the keys are pe, rows"),
+        ("cols=0", "cols = 0: must be from 1 to 128"),
+        ("cols=many", "cols = 'many': must be a whole number"),
+        ("cols=1.5", "cols = 1.5: must be a whole number"),
+        ("cols=true", "cols = True: must be a whole number"),
+        ("cols=1979-05-27", "cols = '1979-05-27': must be a whole number"),
+        ("pe=systolic", "pe = 'systolic': must be one of \"parallel\""),
+        ("bus_bits=48", "bus_bits = 48: must be one of 32, 64, 128"),
+        ("requantisers=3", "requantisers = 3: must be a power of two that divides cols = 16"),
+        ("lanes=3", "lanes = 3: must be such that"),
+        ("weight_depth=1000", "weight_depth = 1000: must be a power of two"),
+        ("burst_beats=3", "burst_beats = 3: must be one of 4, 8"),
+    ],
+)
+def test_a_bad_value_names_its_key(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=r"^base: ") as caught:
+        config.load("base", [override])
+    assert message in str(caught.value)
+
+
+def test_a_missing_key_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "empty.toml").write_text("")
+    with pytest.raises(ConfigError, match="cols"):
+        config.load(tmp_path / "empty.toml")
+
+
+def test_files_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(BitwrightError, match=r"no such file.*base, small, tiny"):
+        config.load("bse")
+    (tmp_path / "broken.toml").write_text("cols = ")
+    with pytest.raises(BitwrightError, match=r"is not valid TOML.*at "):
+        config.load(tmp_path / "broken.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BitwrightError, match="cannot be read"):
+        config.load(tmp_path / "binary.toml")
+    with pytest.raises(BitwrightError, match="cannot be read"):
+        config.load(tmp_path)
+    with pytest.raises(BitwrightError, match="must be key=value"):
+        config.load("base", ["cols"])
+
+
+def test_the_schema_documents_every_key() -> None:
+    properties = config.schema()["properties"]
+    assert list(properties) == list(asdict(config.load("base")))
+    assert all(value["description"] for value in properties.values())
+    assert properties["bus_bits"]["enum"] == [32, 64, 128]
+    assert config.schema()["additionalProperties"] is False
