@@ -170,7 +170,7 @@ class LoadUnit(wiring.Component):
                 self.word_valid & (buffer == Buffer.ACTIVATIONS) & (array_row == index)
             )
         last_banks = Array([pad.banks == 1 for pad in pads] + [Const(1)])
-        bank_counts = Array([Const(pad.banks, 8) for pad in pads] + [Const(1, 8)])
+        bank_counts = Array([Const(pad.banks) for pad in pads] + [Const(1)])
         m.d.sync += self.ended.eq(0)
         with m.If(self.word_valid):
             m.d.sync += [words_left.eq(words_left - 1), last_word.eq(words_left == 2)]

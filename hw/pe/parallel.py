@@ -2,14 +2,15 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import EngineConfig
 from ..reduce.adder_tree import AdderTree
+from .multiplier import BlockMultiplier, RowMultiplier
 
-__all__ = ["ParallelSpec", "ParallelUnit", "RowMultiplier"]
+__all__ = ["ParallelSpec", "ParallelUnit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,55 +54,7 @@ class ParallelSpec:
     @property
     def latency(self) -> int:
         """Cycles from a beat's operands to the sum that includes them: product, then the tree's levels."""
-        return 1 + (self.lanes - 1).bit_length()
-
-
-class RowMultiplier(wiring.Component):
-    """Signed product from one row of AND gates per weight bit, added pairwise.
-
-    ``o = a * w = sum(2**j * a * w[j] for j < n - 1) - 2**(n - 1) * a * w[n - 1]``
-
-    No ``*`` is left for synthesis to put into a multiplier block.
-
-    Parameters
-    ----------
-    activation_bits, weight_bits
-        Operand widths, both signed.
-    """
-
-    def __init__(self, activation_bits: int, weight_bits: int):
-        self.activation_bits = activation_bits
-        self.weight_bits = weight_bits
-        super().__init__(
-            {
-                "a": In(data.StructLayout({"value": signed(activation_bits)})),
-                "w": In(data.StructLayout({"value": signed(weight_bits)})),
-                "o": Out(data.StructLayout({"value": signed(activation_bits + weight_bits)})),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        a = self.a.value
-        w = self.w.value.as_unsigned()
-        top = self.weight_bits - 1
-        rows: list[tuple[int, Value]] = []  # (weight of the row, a or 0)
-        for bit in range(top):
-            rows.append((bit, Mux(w[bit], a, 0).as_signed()))
-        last: Value = Mux(w[top], a, 0).as_signed()
-        while len(rows) > 1:
-            pairs = []
-            for index in range(0, len(rows) - 1, 2):
-                (low, x), (high, y) = rows[index], rows[index + 1]
-                keep = high - low  # the low bits pass by the adder
-                total = Cat(x[:keep], (x >> keep) + y).as_signed()
-                pairs.append((low, total))
-            if len(rows) % 2:
-                pairs.append(rows[-1])
-            rows = pairs
-        positive = rows[0][1] if rows else 0
-        m.d.comb += self.o.value.eq(positive - (last << top))
-        return m
+        return BlockMultiplier.LATENCY + (self.lanes - 1).bit_length()
 
 
 class ParallelUnit(wiring.Component):
@@ -109,19 +62,19 @@ class ParallelUnit(wiring.Component):
 
     ::
 
-        a[0] w[0] ── × ─[reg]─┐
-        a[1] w[1] ── × ─[reg]─┤ adder tree, a register per level ─┬─ + ───┬── o
-           ...                │                                   │  ▲    │
-        a[K] w[K] ── × ─[reg]─┘                                   │  acc ◄┘  (zero after `last`)
+        a[0] w[0] ─[reg]─ × ─[reg]─┐
+        a[1] w[1] ─[reg]─ × ─[reg]─┤ adder tree, a register per level ─── + ───┬── o
+           ...                     │                                      ▲    │
+        a[K] w[K] ─[reg]─ × ─[reg]─┘                                     acc ◄─┘  (zero after `last`)
 
-        cycle   t        t+1       t+2 … t+latency-1     t+latency
-        what    operands products  tree                  o = acc + sum, o_valid if `last`
+        cycle   t         t+2       t+3 … t+latency     t+latency
+        what    operands  products  sums of the tree    o = acc + sum, o_valid if `last`
 
     ``o = sum(a[t][k] * w[t][k])`` over the beats since the one after the previous ``last``, modulo
     ``2**accumulator_bits``. The accumulator is cleared by the flip-flops' own synchronous reset as a
     result leaves, which costs no logic; so ``o`` has to be taken in the cycle in which it is valid.
 
-    Operands are expected straight from registers.
+    The registers around a multiplier are those of the multiplier block.
 
     Parameters
     ----------
@@ -154,18 +107,17 @@ class ParallelUnit(wiring.Component):
         m.submodules.tree = tree = AdderTree(spec.lanes, spec.product_bits)
 
         for lane in range(spec.lanes):
-            product = Signal(Shape(spec.product_bits, signed=True), name=f"product_{lane}", reset_less=True)
+            multiplier: BlockMultiplier | RowMultiplier
             if spec.multiplier == "dsp":
-                m.d.sync += product.eq(self.a[lane] * self.w[lane])
+                multiplier = BlockMultiplier(spec.activation_bits, spec.weight_bits, signed=True)
             else:
                 multiplier = RowMultiplier(spec.activation_bits, spec.weight_bits)
-                m.submodules[f"multiplier_{lane}"] = multiplier
-                m.d.comb += [
-                    multiplier.a.value.eq(self.a[lane]),
-                    multiplier.w.value.eq(self.w[lane]),
-                ]
-                m.d.sync += product.eq(multiplier.o.value)
-            m.d.comb += tree.i[lane].eq(product)
+            m.submodules[f"multiplier_{lane}"] = multiplier
+            m.d.comb += [
+                multiplier.a.eq(self.a[lane]),
+                multiplier.b.eq(self.w[lane]),
+                tree.i[lane].eq(multiplier.product.as_signed()),
+            ]
 
         valid, last = self.valid, self.valid & self.last
         for stage in range(spec.latency):

@@ -1,10 +1,11 @@
 """From the array's drain registers through the requantisers to the output scratchpad."""
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import CHANNEL_BITS, EngineConfig
+from ..delay import delay
 from ..emission import share
 from ..memory.scratchpad import Scratchpad
 from .requantise import Requantiser
@@ -139,20 +140,13 @@ class QuantPipeline(wiring.Component):
 
         m.d.comb += [self.channel_enable.eq(busy), self.channel_row.eq(channel)]
 
-        def delay(value: Value, stages: int, name: str, *, reset_less: bool = True) -> Value:
-            for stage in range(stages):
-                register = Signal(value.shape(), name=f"{name}_{stage}", reset_less=reset_less)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         # Parameters arrive a scratchpad's latency later, and with them the results.
         wait = Scratchpad.LATENCY
-        start = delay(first & ~working.empty, wait, "start", reset_less=False)
-        m.d.comb += self.shift.eq(delay(busy & last_phase, wait, "shift", reset_less=False))
-        end = delay(element_end & working.end & last_phase, wait, "end", reset_less=False)
-        post = delay(working.post, wait, "post")
-        address = delay(granule, wait, "granule")
+        start = delay(m, first & ~working.empty, wait, "start", reset_less=False)
+        m.d.comb += self.shift.eq(delay(m, busy & last_phase, wait, "shift", reset_less=False))
+        end = delay(m, element_end & working.end & last_phase, wait, "end", reset_less=False)
+        post = delay(m, working.post, wait, "post")
+        address = delay(m, granule, wait, "granule")
 
         outputs = []
         for index in range(config.requantisers):
@@ -173,10 +167,10 @@ class QuantPipeline(wiring.Component):
 
         m.d.comb += [
             self.write_enable.eq(done),
-            self.write_granule.eq(delay(address, latency, "address")),
+            self.write_granule.eq(delay(m, address, latency, "address")),
             self.write_data.eq(Cat(outputs)),
             # One cycle later than the write, so that whoever takes the token finds the data.
-            self.end.eq(delay(end, latency + 1, "end_out", reset_less=False)),
-            self.post.eq(delay(post, latency + 1, "post_out")),
+            self.end.eq(delay(m, end, latency + 1, "end_out", reset_less=False)),
+            self.post.eq(delay(m, post, latency + 1, "post_out")),
         ]
         return m

@@ -7,6 +7,8 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import CHANNEL_BITS
+from ..delay import delay
+from ..pe.multiplier import BlockMultiplier
 from .arithmetic import MAX_LEFT_SHIFT, Rounding
 
 __all__ = ["CHANNEL", "Requantiser", "encode_channel"]
@@ -92,7 +94,7 @@ class _Multiplier(wiring.Component):
     @staticmethod
     def latency_of(cycles: int) -> int:
         """Cycles from ``start`` to ``done``."""
-        return 3 if cycles == 1 else 6
+        return BlockMultiplier.LATENCY + 2 + (0 if cycles == 1 else 3)
 
     def __init__(self, cycles: int):
         self.cycles = cycles
@@ -110,32 +112,38 @@ class _Multiplier(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         x = self.x.value.as_unsigned()
-        sign = x[31]
         # Order: low·low, low·high, high·low, high·high
         pairs = [(x[16 * i :][:16], self.m[16 * j :][:16]) for i in range(2) for j in range(2)]
-        products = [Signal(32, name=f"product_{index}", reset_less=True) for index in range(4)]
-        correction = Signal(31, reset_less=True)
+        correction = delay(m, Mux(x[31], self.m, 0), BlockMultiplier.LATENCY, "correction")
         if self.cycles == 1:
-            for register, (a, b) in zip(products, pairs, strict=True):
-                m.d.sync += register.eq(a * b)
-            m.d.sync += correction.eq(Mux(sign, self.m, 0))
-            ready: Value = Signal(name="ready")
-            m.d.sync += ready.eq(self.start)
+            products = []
+            for index, (a, b) in enumerate(pairs):
+                block = BlockMultiplier(16, 16, signed=False)
+                m.submodules[f"block_{index}"] = block
+                m.d.comb += [block.a.eq(a), block.b.eq(b)]
+                products.append(block.product)
+            ready = delay(m, self.start, BlockMultiplier.LATENCY, "ready", reset_less=False)
         else:
-            phase = Signal(4)  # one-hot; bit i: product i is being made
-            m.d.sync += phase.eq(Cat(self.start, phase[:3]))
-            active = Cat(self.start, phase[:3])
-            a = Mux(active[2] | active[3], pairs[2][0], pairs[0][0])
-            b = Mux(active[1] | active[3], pairs[1][1], pairs[0][1])
-            product = Signal(32, reset_less=True)
-            m.d.sync += product.eq(a * b)
+            m.submodules.block = block = BlockMultiplier(16, 16, signed=False)
+            phase = Cat(self.start, *(Signal(name=f"phase_{index}") for index in range(1, 4)))
+            m.d.sync += phase[1:].eq(phase[:3])
+            m.d.comb += [
+                block.a.eq(Mux(phase[2] | phase[3], pairs[2][0], pairs[0][0])),
+                block.b.eq(Mux(phase[1] | phase[3], pairs[1][1], pairs[0][1])),
+            ]
+            # Products come one after the other; earlier ones wait for the last.
+            arriving = [
+                delay(m, phase[index], BlockMultiplier.LATENCY, f"arrives_{index}", reset_less=False)
+                for index in range(4)
+            ]
+            products = []
             for index in range(3):
-                with m.If(phase[index]):
-                    m.d.sync += products[index].eq(product)
-            m.d.comb += products[3].eq(product)
-            with m.If(active[3]):
-                m.d.sync += correction.eq(Mux(sign, self.m, 0))
-            ready = phase[3]
+                register = Signal(32, name=f"product_{index}", reset_less=True)
+                with m.If(arriving[index]):
+                    m.d.sync += register.eq(block.product)
+                products.append(register)
+            products.append(block.product)
+            ready = arriving[3]
 
         middle = Signal(33, reset_less=True)
         high = Signal(signed(33), reset_less=True)
@@ -166,14 +174,14 @@ class Requantiser(wiring.Component):
 
         stage  what                                              width
         1      x = acc + bias                                    32
-        2-4    p = x * multiplier                                63   (6 stages from one multiplier block)
-        5      v = p >> 24, and for TFLite's first rounding      39
+        2-5    p = x * multiplier                                63   (7 stages from one multiplier block)
+        6      v = p >> 24, and for TFLite's first rounding      39
                    the lower 7 bits dropped into bit 7
-        6      v >>= 8 * coarse, collecting sticky, overflow     18
-        7      v >>= fine; the lowest bit is the guard bit       11
-        8      round up or not; saturate                         10
-        9      clamp                                             9
-        10     add the zero point                                8
+        7      v >>= 8 * coarse, collecting sticky, overflow     18
+        8      v >>= fine; the lowest bit is the guard bit       11
+        9      round up or not; saturate                         10
+        10     clamp                                             9
+        11     add the zero point                                8
 
     Parameters
     ----------
@@ -216,13 +224,6 @@ class Requantiser(wiring.Component):
         m = Module()
         m.submodules.multiplier = multiplier = _Multiplier(self.cycles)
 
-        def delay(value: Value, stages: int, name: str) -> Value:
-            for stage in range(stages):
-                register = Signal(value.shape(), name=f"{name}_{stage}", reset_less=True)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         channel = self.channel
 
         # 1: bias
@@ -232,7 +233,7 @@ class Requantiser(wiring.Component):
         held_multiplier = Signal(31, reset_less=True)
         m.d.sync += held_multiplier.eq(channel.multiplier)
 
-        # 2-4: product
+        # 2-5: product
         m.d.comb += [
             multiplier.start.eq(start),
             multiplier.x.value.eq(x),
@@ -240,10 +241,10 @@ class Requantiser(wiring.Component):
         ]
         p = multiplier.p.value
         stages = 1 + self._multiplier_latency
-        exponent = delay(channel.exponent, stages, "exponent")
-        half_even = delay(channel.rounding, stages, "rounding")
+        exponent = delay(m, channel.exponent, stages, "exponent")
+        half_even = delay(m, channel.rounding, stages, "rounding")
 
-        # 5: TFLite's first rounding applies unless the scale shifts left
+        # 6: TFLite's first rounding applies unless the scale shifts left
         shifts_left = exponent < MAX_LEFT_SHIFT
         round_first = ~half_even & ~shifts_left
         high = Signal(signed(32), reset_less=True)
@@ -264,7 +265,7 @@ class Requantiser(wiring.Component):
         v = Cat(fraction, high).as_signed()  # 39 bits; shifting right by `amount` leaves the guard bit lowest
         sign = high[31]
 
-        # 6: shift by multiples of 8
+        # 7: shift by multiples of 8
         coarse = amount[3:]
         fine_6 = Signal(3, reset_less=True)
         v_6 = Signal(18, reset_less=True)
@@ -292,7 +293,7 @@ class Requantiser(wiring.Component):
             tie_even_6.eq(tie_even),
         ]
 
-        # 7: shift by 0 to 7
+        # 8: shift by 0 to 7
         v_7 = Signal(11, reset_less=True)
         sticky_7 = Signal(reset_less=True)
         overflow_7 = Signal(reset_less=True)
@@ -311,7 +312,7 @@ class Requantiser(wiring.Component):
             tie_even_7.eq(tie_even_6),
         ]
 
-        # 8: round, saturate to 10 bits, beyond every bound of the clamp
+        # 9: round, saturate to 10 bits, beyond every bound of the clamp
         guard = v_7[0]
         quotient = v_7[1:].as_signed()
         up = guard & (sticky_7 | Mux(tie_even_7, v_7[1], tie_up_7))
@@ -320,10 +321,10 @@ class Requantiser(wiring.Component):
             Mux(overflow_7, Cat((~sign_7).replicate(9), sign_7).as_signed(), quotient + up)
         )
 
-        # 9: clamp
+        # 10: clamp
         stages = 5 + self._multiplier_latency
-        low = delay(channel.low, stages, "low").as_signed()
-        high_bound = delay(channel.high, stages, "high").as_signed()
+        low = delay(m, channel.low, stages, "low").as_signed()
+        high_bound = delay(m, channel.high, stages, "high").as_signed()
         clamped = Signal(signed(9), reset_less=True)
         with m.If(rounded < low):
             m.d.sync += clamped.eq(low)
@@ -332,14 +333,9 @@ class Requantiser(wiring.Component):
         with m.Else():
             m.d.sync += clamped.eq(rounded)
 
-        # 10: zero point
-        zero_point = delay(channel.zero_point, stages + 1, "zero_point")
+        # 11: zero point
+        zero_point = delay(m, channel.zero_point, stages + 1, "zero_point")
         m.d.sync += self.o.eq(clamped + zero_point)
 
-        done: Value = multiplier.done
-        for stage in range(6):
-            register = Signal(name=f"done_{stage}")
-            m.d.sync += register.eq(done)
-            done = register
-        m.d.comb += self.done.eq(done)
+        m.d.comb += self.done.eq(delay(m, multiplier.done, 6, "done", reset_less=False))
         return m

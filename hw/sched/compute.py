@@ -1,10 +1,11 @@
 """The compute unit: walks a tile, feeds the array, and hands each capture to the quant pipeline."""
 
-from amaranth.hdl import Module, Mux, Signal, Value
+from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import EngineConfig
+from ..delay import delay
 from ..memory.scratchpad import Scratchpad
 from ..quant.pipeline import DrainJob, QuantPipeline
 from .isa import COMPUTE
@@ -207,13 +208,6 @@ class ComputeUnit(wiring.Component):
             with m.Elif(drain_left != 0):
                 m.d.sync += drain_left.eq(drain_left - 1)
 
-        def delay(value: Value, stages: int, name: str, *, reset_less: bool) -> Value:
-            for stage in range(stages):
-                register = Signal(value.shape(), name=f"{name}_{stage}", reset_less=reset_less)
-                m.d.sync += register.eq(value)
-                value = register
-            return value
-
         job = Signal(self.job_layout)
         m.d.comb += [
             job.output.eq(output),
@@ -226,9 +220,9 @@ class ComputeUnit(wiring.Component):
         wait = Scratchpad.LATENCY
         to_job = wait + self.array_latency - QuantPipeline.LEAD
         m.d.comb += [
-            self.beat.eq(delay(issue, wait, "beat", reset_less=False)),
-            self.last.eq(delay(hand_over & instruction.drain, wait, "last", reset_less=False)),
-            self.job_valid.eq(delay(hand_over, to_job, "job_valid", reset_less=False)),
-            self.job.eq(delay(job.as_value(), to_job, "job", reset_less=True)),
+            self.beat.eq(delay(m, issue, wait, "beat", reset_less=False)),
+            self.last.eq(delay(m, hand_over & instruction.drain, wait, "last", reset_less=False)),
+            self.job_valid.eq(delay(m, hand_over, to_job, "job_valid", reset_less=False)),
+            self.job.eq(delay(m, job.as_value(), to_job, "job")),
         ]
         return m

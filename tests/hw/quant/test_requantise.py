@@ -60,7 +60,9 @@ def expected(case: dict) -> int:
 def test_values_and_latency(cycles: int) -> None:
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
-    todo = [case for case in cases(3000 // cycles, random.Random(seed)) if abs(case["acc"] + case["bias"]) < 2**31]
+    todo = [
+        case for case in cases(3000 // cycles, random.Random(seed)) if abs(case["acc"] + case["bias"]) < 2**31
+    ]
     dut = Requantiser(accumulator_bits=ACCUMULATOR_BITS, bits=8, cycles=cycles)
     got: list[tuple[int, int]] = []
 
