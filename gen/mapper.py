@@ -35,7 +35,6 @@ SNAPSHOT_BYTES = 4 * len(COUNTERS)
 
 _LOOKAHEAD = 8  # COMPUTE instructions that loads are placed ahead of
 _CANDIDATES = 8  # cuts that are scheduled
-_WINDOW_LIMIT = 1 << 32  # bytes that 32-bit addresses reach
 
 
 def _ceil_div(a: int, b: int) -> int:
@@ -155,17 +154,20 @@ class _Ring:
 class _Image:
     """The window's contents: blocks one behind the other."""
 
-    def __init__(self, align: int):
-        self.align = align
+    def __init__(self, config: EngineConfig):
+        self.align = min(config.burst_beats, 64) * config.bus_bytes
+        self.limit = 1 << config.address_bits
         self.size = 0
         self.blocks: list[tuple[int, bytes]] = []
 
     def reserve(self, size: int) -> int:
         address = self.size
         self.size = _ceil_div(address + size, self.align) * self.align
-        if self.size > _WINDOW_LIMIT:
+        if self.size > self.limit:
             raise NetworkError(
-                "network", f"needs more than {_WINDOW_LIMIT} bytes of memory", "it cannot be addressed"
+                "network",
+                f"needs more than the {self.limit} bytes that the engine can address",
+                "raise address_bits, at most 32",
             )
         return address
 
@@ -590,7 +592,7 @@ def _tiles(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
-def _best_cut(layer: _Layer, align: int) -> _Cut:
+def _best_cut(layer: _Layer) -> _Cut:
     """The cut that the cycle model likes best, of those that look best."""
     cuts = sorted(set(layer.cuts()), key=layer.estimate)
     if not cuts:
@@ -601,7 +603,7 @@ def _best_cut(layer: _Layer, align: int) -> _Cut:
         )
 
     def cycles(cut: _Cut) -> int:
-        mapper = _Mapper(layer.config, _Image(align))
+        mapper = _Mapper(layer.config, _Image(layer.config))
         mapper.layer(layer, cut)
         return simulate(layer.config, mapper.schedule.finish()).total
 
@@ -747,8 +749,7 @@ def compile_graph(
         The engine cannot run the network; the message names the node or tensor.
     """
     _check_support(graph, config)
-    align = min(config.burst_beats, 64) * config.bus_bytes
-    image = _Image(align)
+    image = _Image(config)
     placements = _place(graph, config, image)
     mapper = _Mapper(config, image)
     plans: list[tuple[FullyConnected, int, int, str]] = []
@@ -757,7 +758,7 @@ def compile_graph(
             progress(node.name)
         layer = _Layer(config, node, placements[node.input], placements[node.output])
         layer.zero_points = (graph.tensors[node.input].zero_point, graph.tensors[node.output].zero_point)
-        cut = _best_cut(layer, align)
+        cut = _best_cut(layer)
         mapper.layer(layer, cut)
         plans.append((node, layer.macs, mapper.snapshot(), str(cut)))
     if not plans:

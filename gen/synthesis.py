@@ -27,8 +27,8 @@ class Resources:
     ----------
     lut
         ECP5: LUT4s, two for each cell of a carry chain, six for a LUT RAM of 16x4 bits. iCE40: logic cells of
-        which anything is used, be it the LUT, the carry or the flip-flop alone; that is what decides whether a
-        design fits.
+        which anything is used, be it the LUT, the carry or the flip-flop alone; that is what decides whether
+        a design fits.
     ff
         Flip-flops outside multipliers and memories.
     dsp
@@ -363,8 +363,7 @@ class _Flow:
         cells = self.synthesise(top)
         if self.target.family == "ice40":
             self.drop_ports(top)
-        packed = self.pack()
-        used = self.count(packed, cells)
+        used = self.count(self.pack(), cells)
         available = self.target.available
         excess = {
             name: getattr(used, name) - getattr(available, name)
@@ -387,6 +386,8 @@ class _Flow:
             report = self.place_and_route(seed)
             if isinstance(report, str):
                 return SynthesisResult(**common, obstacle=report)
+            # Placing adds a few cells to those that were packed, as where a carry chain is split.
+            common["used"] = self.count(report["utilization"], cells)
             if report["fmax"]:
                 runs.append((min(clock["achieved"] for clock in report["fmax"].values()), report))
         if not runs:
@@ -405,7 +406,8 @@ class _Flow:
         )
         run_tool("yosys", ["-p", script], self.folder, timeout=self.timeout, progress=self.say)
         counts = json.loads((self.folder / "yosys.json").read_text())["design"]["num_cells_by_type"]
-        return {name: int(count) for name, count in counts.items()}
+        # Notes about the hierarchy that was flattened count as cells, but take nothing.
+        return {name: int(count) for name, count in counts.items() if name != "$scopeinfo"}
 
     def drop_ports(self, top: str) -> None:
         """Take all ports from the netlist but those that a clock or reset pin hangs on directly."""
@@ -500,6 +502,6 @@ def _critical_path(report: dict[str, Any]) -> CriticalPath | None:
 
 
 def _signal(cell: str) -> str:
-    """Name of the signal or memory that a cell was made for: Yosys appends types and pins, at great length."""
+    """Name of the signal or memory that a cell was made for: Yosys appends types and pins, at length."""
     name = re.split(r"_(?:SB_|TRELLIS_|LUT4|CCU2C|PFUMX|L6MUX21|MULT18X18D|DP16KD)", cell, maxsplit=1)[0]
     return name.removeprefix("\\") or cell

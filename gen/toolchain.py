@@ -181,8 +181,8 @@ def run_tool(
     name
         One of :data:`TOOLS`.
     arguments
-        What to pass. Files are named relative to `folder`: the wheels cannot see the system's temporary folder
-        by its absolute path.
+        What to pass. Files are named relative to `folder`: the wheels cannot see the system's temporary
+        folder by its absolute path.
     folder
         Where it runs.
     log

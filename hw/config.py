@@ -91,6 +91,12 @@ class EngineConfig:
     queue_depth: int = 32
     """Instructions that each unit's queue holds; a power of two."""
 
+    loads_under_way: Literal[2, 4, 8] = 4
+    """LOAD instructions whose data may be under way at a time."""
+
+    address_bits: int = 32
+    """Size of the window of memory that the engine can reach, as a power of two of bytes, 16 to 32."""
+
     def __post_init__(self) -> None:
         for key, low, high in (
             ("rows", 1, 16),
@@ -98,6 +104,7 @@ class EngineConfig:
             ("lanes", 1, 128),
             ("reduction", 1, 65536),
             ("requantisers", 1, 16),
+            ("address_bits", 16, 32),
         ):
             value = getattr(self, key)
             if not low <= value <= high:
@@ -110,6 +117,7 @@ class EngineConfig:
             ("requantise_cycles", (1, 4)),
             ("bus_bits", (32, 64, 128)),
             ("burst_beats", (4, 8, 16, 32, 64, 128, 256)),
+            ("loads_under_way", (2, 4, 8)),
         ):
             value = getattr(self, key)
             if value not in choices:
@@ -218,6 +226,11 @@ class EngineConfig:
     def drain_cycles(self) -> int:
         """Cycles between two results of the array: draining rows x cols accumulators."""
         return self.rows * self.granules_per_group * self.requantise_cycles
+
+    @property
+    def word_address_bits(self) -> int:
+        """Bits of a memory address in an instruction, which counts bus words."""
+        return self.address_bits - (self.bus_bytes - 1).bit_length()
 
     @property
     def instruction_beats(self) -> int:

@@ -18,10 +18,11 @@ from .quant.pipeline import QuantPipeline
 from .sched.compute import ComputeUnit
 from .sched.counters import EventCounters
 from .sched.decode import InstructionDecoder
-from .sched.fetch import FetchUnit
-from .sched.isa import COMPUTE, TRANSFER, Buffer, Unit
+from .sched.fetch import COUNT_BITS, FetchUnit
+from .sched.isa import LAYOUTS, Buffer, Opcode, Unit
 from .sched.registers import COUNTERS, ID_VALUE, REGISTERS, Fault
 from .sched.tokens import TokenBank
+from .sched.widths import narrow_layout
 
 __all__ = ["Core", "Engine"]
 
@@ -45,12 +46,12 @@ class Core(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
-        burst = stream.Signature(BurstLayout(config.burst_beats))
+        burst = stream.Signature(BurstLayout(config.burst_beats, address_bits=config.word_address_bits))
         super().__init__(
             {
                 "start": In(1),
-                "program": In(32),
-                "count": In(32),
+                "program": In(config.word_address_bits),
+                "count": In(COUNT_BITS),
                 "reads": Out(burst).array(2),
                 "writes": Out(burst),
                 "word": In(config.bus_bits),
@@ -85,8 +86,10 @@ class Core(wiring.Component):
         queues = []
         for unit in Unit:
             queue = BlockFifo(config.bus_bits, config.queue_depth * config.instruction_beats)
-            layout = COMPUTE if unit is Unit.COMPUTE else TRANSFER
-            decoder = InstructionDecoder(bus_bits=config.bus_bits, layout=layout)
+            opcode = Opcode(unit + 1)
+            decoder = InstructionDecoder(
+                bus_bits=config.bus_bits, layout=LAYOUTS[opcode], narrow=narrow_layout(config, opcode)
+            )
             m.submodules[f"{unit.name.lower()}_queue"] = queue
             m.submodules[f"{unit.name.lower()}_decoder"] = decoder
             wiring.connect(m, fetch.o[unit], queue.i)
@@ -114,6 +117,7 @@ class Core(wiring.Component):
         parts: list[wiring.Component] = [load, compute, store]  # by Unit
         for decoder, part in zip(decoders, parts, strict=True):
             wiring.connect(m, decoder.o, part.i)
+            m.d.comb += part.reserved.eq(decoder.reserved)
 
         # Load
         wiring.connect(m, load.request, wiring.flipped(self.reads[1]))
@@ -258,8 +262,13 @@ class Engine(wiring.Component):
     def __init__(self, config: EngineConfig):
         self.config = config
         self._registers = RegisterPort()
-        self._read = ReadPort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
-        self._write = WritePort(bus_bits=config.bus_bits, burst_beats=config.burst_beats)
+        bus = {
+            "bus_bits": config.bus_bits,
+            "burst_beats": config.burst_beats,
+            "address_bits": config.word_address_bits,
+        }
+        self._read = ReadPort(**bus)
+        self._write = WritePort(**bus)
         members: dict[str, wiring.Member] = {"clk": In(1), "rst": In(1), "irq": Out(1)}
         for component, prefix, port in (
             (self._registers, "s_", "s_axil_"),
@@ -301,10 +310,16 @@ class Engine(wiring.Component):
         m.submodules.counters = counters = EventCounters(config.bus_bits)
 
         # Registers
-        values: dict[str, Signal] = {
-            name: Signal(32, name=name)
-            for name in ("memory_base", "memory_size", "program", "instructions", "watchdog", "irq_enable")
+        # A register is as wide as it needs to be; bits above read zero.
+        widths = {
+            "memory_base": 32,
+            "memory_size": config.address_bits + 1,
+            "program": config.address_bits,
+            "instructions": COUNT_BITS,
+            "watchdog": 32,
+            "irq_enable": 1,
         }
+        values: dict[str, Signal] = {name: Signal(min(bits, 32), name=name) for name, bits in widths.items()}
         busy = Signal()
         done = Signal()
         fault = Signal()

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.memory.load import LoadUnit
 from bitwright.hw.pe.parallel import ParallelSpec
 from bitwright.hw.quant.requantise import Requantiser
 from bitwright.hw.sched.isa import Instruction, Opcode, Unit
@@ -71,7 +70,7 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     unit_free = dict.fromkeys(Unit, 0)
     queues: dict[Unit, deque[int]] = {unit: deque(maxlen=config.queue_depth + 1) for unit in Unit}
     tokens: dict[tuple[Unit, Unit], deque[int]] = {(a, b): deque() for a in Unit for b in Unit}
-    places: deque[int] = deque([0] * LoadUnit.PLACES, maxlen=LoadUnit.PLACES)
+    places: deque[int] = deque([0] * config.loads_under_way, maxlen=config.loads_under_way)
     requantiser = Requantiser.latency_of(config.requantise_cycles)
     # Scratchpad, array, drain, requantiser, and the write.
     tail = 2 + ParallelSpec.of(config).latency + config.drain_cycles + requantiser + 4

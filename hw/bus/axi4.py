@@ -25,8 +25,8 @@ class WindowCheck(wiring.Component):
 
     Parameters
     ----------
-    bus_bytes, burst_beats
-        Bytes of a word; longest burst.
+    bus_bytes, burst_beats, address_bits
+        Bytes of a word; longest burst; width of a word address.
 
     Members
     -------
@@ -39,9 +39,11 @@ class WindowCheck(wiring.Component):
     idle : no burst inside
     """
 
-    def __init__(self, *, bus_bytes: int, burst_beats: int):
+    def __init__(self, *, bus_bytes: int, burst_beats: int, address_bits: int = 32):
         self.bus_bytes = bus_bytes
-        i = data.StructLayout({"burst": BurstLayout(burst_beats), "id": 1})
+        self.address_bits = address_bits
+        burst = BurstLayout(burst_beats, address_bits=address_bits)
+        i = data.StructLayout({"burst": burst, "id": 1})
         o = data.StructLayout({"address": 32, "len": 8, "id": 1})
         super().__init__(
             {
@@ -59,7 +61,7 @@ class WindowCheck(wiring.Component):
         m = Module()
         shift = (self.bus_bytes - 1).bit_length()
         summed = Signal()
-        end = Signal(33, reset_less=True)
+        end = Signal(self.address_bits + 1, reset_less=True)
         fits = Signal(reset_less=True)
         address = Signal(32, reset_less=True)
         length = Signal(8, reset_less=True)
@@ -77,7 +79,7 @@ class WindowCheck(wiring.Component):
                 end.eq(burst.memory + burst.length),
                 # Memory addresses beyond the byte address space cannot be inside any window.
                 fits.eq(~burst.memory[32 - shift :].any()),
-                address.eq(self.base + (burst.memory[: 32 - shift] << shift)),
+                address.eq(self.base + (burst.memory << shift)),
                 length.eq(burst.length - 1),
                 ident.eq(self.i.payload.id),
             ]
@@ -101,8 +103,8 @@ class ReadPort(wiring.Component):
 
     Parameters
     ----------
-    bus_bits, burst_beats
-        Data width; longest burst.
+    bus_bits, burst_beats, address_bits
+        Data width; longest burst; width of a word address.
 
     Members
     -------
@@ -115,10 +117,11 @@ class ReadPort(wiring.Component):
     m_ar*, m_r* : AXI4
     """
 
-    def __init__(self, *, bus_bits: int, burst_beats: int):
+    def __init__(self, *, bus_bits: int, burst_beats: int, address_bits: int = 32):
         self.bus_bits = bus_bits
         self.burst_beats = burst_beats
-        burst = BurstLayout(burst_beats)
+        self.address_bits = address_bits
+        burst = BurstLayout(burst_beats, address_bits=address_bits)
         super().__init__(
             {
                 "base": In(32),
@@ -152,7 +155,9 @@ class ReadPort(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bus_bytes = self.bus_bits // 8
-        m.submodules.check = check = WindowCheck(bus_bytes=bus_bytes, burst_beats=self.burst_beats)
+        m.submodules.check = check = WindowCheck(
+            bus_bytes=bus_bytes, burst_beats=self.burst_beats, address_bits=self.address_bits
+        )
         first, second = self.request
         m.d.comb += [
             check.base.eq(self.base),
@@ -206,8 +211,8 @@ class WritePort(wiring.Component):
 
     Parameters
     ----------
-    bus_bits, burst_beats
-        Data width; longest burst.
+    bus_bits, burst_beats, address_bits
+        Data width; longest burst; width of a word address.
 
     Members
     -------
@@ -220,15 +225,16 @@ class WritePort(wiring.Component):
     m_aw*, m_w*, m_b* : AXI4
     """
 
-    def __init__(self, *, bus_bits: int, burst_beats: int):
+    def __init__(self, *, bus_bits: int, burst_beats: int, address_bits: int = 32):
         self.bus_bits = bus_bits
         self.burst_beats = burst_beats
+        self.address_bits = address_bits
         super().__init__(
             {
                 "base": In(32),
                 "size": In(32),
                 "stop": In(1),
-                "request": In(stream.Signature(BurstLayout(burst_beats))),
+                "request": In(stream.Signature(BurstLayout(burst_beats, address_bits=address_bits))),
                 "data": In(stream.Signature(bus_bits)),
                 "outside": Out(1),
                 "error": Out(1),
@@ -258,7 +264,9 @@ class WritePort(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         bus_bytes = self.bus_bits // 8
-        m.submodules.check = check = WindowCheck(bus_bytes=bus_bytes, burst_beats=self.burst_beats)
+        m.submodules.check = check = WindowCheck(
+            bus_bytes=bus_bytes, burst_beats=self.burst_beats, address_bits=self.address_bits
+        )
         m.d.comb += [
             check.base.eq(self.base),
             check.size.eq(self.size),
@@ -275,14 +283,17 @@ class WritePort(wiring.Component):
             self.m_bready.eq(1),
         ]
 
-        beats_left = Signal(range(self.burst_beats + 1))  # not yet moved into the output register
-        last_beat = Signal()  # beats_left == 1, kept in a register of its own
+        # Words of the burst not yet moved into the output register. Whether there are any, and whether it is
+        # the last, is kept in registers of their own: the ready of everything before hangs on it.
+        beats_left = Signal(range(self.burst_beats + 1))
+        active = Signal()
+        last_beat = Signal()
         under_way = Signal(12)
 
         # Address: a register that is free again when the bus has taken it and all words are on their way.
         take = Signal()
         m.d.comb += [
-            take.eq(check.o.valid & (~self.m_awvalid | self.m_awready) & (beats_left == 0)),
+            take.eq(check.o.valid & (~self.m_awvalid | self.m_awready) & ~active),
             check.o.ready.eq(take),
         ]
         with m.If(self.m_awready):
@@ -293,6 +304,7 @@ class WritePort(wiring.Component):
                 self.m_awaddr.eq(check.o.payload.address),
                 self.m_awlen.eq(check.o.payload.len),
                 beats_left.eq(check.o.payload.len + 1),
+                active.eq(1),
                 last_beat.eq(check.o.payload.len == 0),
             ]
 
@@ -300,8 +312,8 @@ class WritePort(wiring.Component):
         room = ~self.m_wvalid | self.m_wready
         move = Signal()
         m.d.comb += [
-            move.eq(room & (beats_left != 0) & (self.data.valid | self.stop)),
-            self.data.ready.eq(room & (beats_left != 0)),
+            move.eq(room & active & (self.data.valid | self.stop)),
+            self.data.ready.eq(room & active),
             self.beat.eq(self.m_wvalid & self.m_wready),
         ]
         with m.If(room):
@@ -315,6 +327,8 @@ class WritePort(wiring.Component):
                 beats_left.eq(beats_left - 1),
                 last_beat.eq(beats_left == 2),
             ]
+            with m.If(last_beat):
+                m.d.sync += active.eq(0)
 
         # Answers
         with m.If(take & ~self.m_bvalid):

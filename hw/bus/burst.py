@@ -11,17 +11,32 @@ class BlockLayout(data.StructLayout):
     """A two-dimensional block of memory: ``beats`` words in rows of ``row_beats``, ``stride`` words apart.
 
     The last row may be shorter. ``memory`` is the first word.
+
+    Parameters
+    ----------
+    address_bits, beats_bits, row_bits
+        Widths of word addresses, ``beats`` and ``row_beats``.
     """
 
-    def __init__(self) -> None:
-        super().__init__({"memory": 32, "beats": 24, "row_beats": 16, "stride": 32})
+    def __init__(self, *, address_bits: int = 32, beats_bits: int = 24, row_bits: int = 16):
+        super().__init__(
+            {"memory": address_bits, "beats": beats_bits, "row_beats": row_bits, "stride": address_bits}
+        )
 
 
 class BurstLayout(data.StructLayout):
-    """A burst: ``length`` words from word ``memory`` on; ``last`` of its block."""
+    """A burst: ``length`` words from word ``memory`` on; ``last`` of its block.
 
-    def __init__(self, burst_beats: int):
-        super().__init__({"memory": 32, "length": range(burst_beats + 1), "last": 1})
+    Parameters
+    ----------
+    burst_beats
+        Longest burst.
+    address_bits
+        Width of a word address.
+    """
+
+    def __init__(self, burst_beats: int, *, address_bits: int = 32):
+        super().__init__({"memory": address_bits, "length": range(burst_beats + 1), "last": 1})
 
 
 class BurstSplitter(wiring.Component):
@@ -34,6 +49,8 @@ class BurstSplitter(wiring.Component):
     ----------
     burst_beats
         Longest burst, a power of two.
+    block
+        Widths of a block.
 
     Members
     -------
@@ -41,12 +58,14 @@ class BurstSplitter(wiring.Component):
     o : bursts (:class:`BurstLayout`)
     """
 
-    def __init__(self, burst_beats: int):
+    def __init__(self, burst_beats: int, block: BlockLayout | None = None):
         self.burst_beats = burst_beats
+        self.block = block or BlockLayout()
+        burst = BurstLayout(burst_beats, address_bits=self.block["memory"].width)
         super().__init__(
             {
-                "i": In(stream.Signature(BlockLayout())),
-                "o": Out(stream.Signature(BurstLayout(burst_beats))),
+                "i": In(stream.Signature(self.block)),
+                "o": Out(stream.Signature(burst)),
             }
         )
 
@@ -54,12 +73,13 @@ class BurstSplitter(wiring.Component):
         m = Module()
         low_bits = (self.burst_beats - 1).bit_length()
 
-        beats_left = Signal(24, reset_less=True)
-        row_left = Signal(16, reset_less=True)
-        row_start = Signal(32, reset_less=True)
-        row_beats = Signal(16, reset_less=True)
-        stride = Signal(32, reset_less=True)
-        position = Signal(32, reset_less=True)
+        address_bits = self.block["memory"].width
+        beats_left = Signal(self.block["beats"].width, reset_less=True)
+        row_left = Signal(self.block["row_beats"].width, reset_less=True)
+        row_start = Signal(address_bits, reset_less=True)
+        row_beats = Signal.like(row_left)
+        stride = Signal(address_bits, reset_less=True)
+        position = Signal(address_bits, reset_less=True)
         length = Signal(range(self.burst_beats + 1), reset_less=True)
         row_end = Signal()
         block_end = Signal()

@@ -4,9 +4,10 @@ from amaranth.hdl import Array, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..bus.burst import BurstLayout, BurstSplitter
+from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import EngineConfig
-from ..sched.isa import TRANSFER, Buffer
+from ..sched.isa import Buffer, Opcode
+from ..sched.widths import narrow_layout
 from .scratchpad import geometries
 
 __all__ = ["LoadUnit"]
@@ -18,10 +19,10 @@ class LoadUnit(wiring.Component):
     ::
 
         instruction ─┬─► splitter ──► requests                      asks ahead, instruction after instruction
-                     └─► places (4 deep) ──► walker ◄── words       puts what comes where it belongs
+                     └─► places (a few) ──► walker ◄── words       puts what comes where it belongs
 
     The requests of one instruction follow those of the previous without waiting for its data, so the bus
-    is kept busy; the walker ends an instruction when its last word is in place.
+    is kept busy (``loads_under_way`` of them); the walker ends an instruction when its last word is in place.
 
     A word of weights or parameters goes to (row, bank), banks first: a scratchpad row is filled before the
     next one begins. So do activations; with several array rows, matrix row *r* goes to the memory of array
@@ -34,7 +35,7 @@ class LoadUnit(wiring.Component):
 
     Members
     -------
-    i, wait_for, waited, take : instructions and tokens, as in the compute unit
+    i, reserved, wait_for, waited, take : instructions and tokens, as in the compute unit
     request : bursts to the read port
     word, word_valid : from the read port
     write_enable : per array row for activations, then weights, then parameters
@@ -44,20 +45,21 @@ class LoadUnit(wiring.Component):
     waiting, pending : for the event counters; words are expected
     """
 
-    PLACES = 4
-
     def __init__(self, config: EngineConfig):
         self.config = config
+        self.layout = narrow_layout(config, Opcode.LOAD)
         self.geometries = geometries(config)
         self.row_bits = max(max(1, (pad.rows - 1).bit_length()) for pad in self.geometries.values())
         self.bank_bits = max((pad.banks - 1).bit_length() for pad in self.geometries.values())
+        burst = BurstLayout(config.burst_beats, address_bits=config.word_address_bits)
         super().__init__(
             {
-                "i": In(stream.Signature(TRANSFER)),
+                "i": In(stream.Signature(self.layout)),
+                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
-                "request": Out(stream.Signature(BurstLayout(config.burst_beats))),
+                "request": Out(stream.Signature(burst)),
                 "word": In(config.bus_bits),
                 "word_valid": In(1),
                 "write_activations": Out(config.rows),
@@ -79,23 +81,31 @@ class LoadUnit(wiring.Component):
         m = Module()
         config = self.config
         instruction = self.i.payload
-        m.submodules.splitter = splitter = BurstSplitter(config.burst_beats)
+        m.submodules.splitter = splitter = BurstSplitter(
+            config.burst_beats,
+            BlockLayout(
+                address_bits=config.word_address_bits,
+                beats_bits=len(instruction.beats),
+                row_bits=len(instruction.row_beats),
+            ),
+        )
 
         place_layout = data.StructLayout(
             {
                 "buffer": 2,
                 "scratch": self.row_bits,
                 "scratch_row": self.row_bits + 1,
-                "beats": 24,
+                "beats": len(instruction.beats),
                 "post": 3,
             }
         )
         places = Array(
-            Signal(place_layout, name=f"place_{index}", reset_less=True) for index in range(self.PLACES)
+            Signal(place_layout, name=f"place_{index}", reset_less=True)
+            for index in range(config.loads_under_way)
         )
-        put = Signal(range(self.PLACES))
-        get = Signal(range(self.PLACES))
-        held = Signal(range(self.PLACES + 1))
+        put = Signal(range(config.loads_under_way))
+        get = Signal(range(config.loads_under_way))
+        held = Signal(range(config.loads_under_way + 1))
 
         # Instructions
         pads = [self.geometries[buffer] for buffer in Buffer]
@@ -106,8 +116,8 @@ class LoadUnit(wiring.Component):
             (instruction.beats == 0)
             | (instruction.row_beats == 0)
             | beyond[instruction.buffer]
-            | instruction.scratch_row[self.row_bits + 1 :].any()
             | ((instruction.buffer == Buffer.ACTIVATIONS) & (instruction.scratch_row == 0))
+            | self.reserved
             | instruction.wait[0]
             | instruction.post[0]
         )
@@ -118,7 +128,7 @@ class LoadUnit(wiring.Component):
         m.d.comb += [
             self.wait_for.eq(instruction.wait),
             self.illegal.eq(checked & bad),
-            start.eq(checked & ~bad & self.waited & splitter.i.ready & (held != self.PLACES)),
+            start.eq(checked & ~bad & self.waited & splitter.i.ready & (held != config.loads_under_way)),
             self.take.eq(start),
             self.i.ready.eq(start),
             self.waiting.eq(checked & ~self.waited),
@@ -146,7 +156,7 @@ class LoadUnit(wiring.Component):
         row = Signal(self.row_bits)
         bank = Signal(max(1, self.bank_bits))
         last_bank = Signal()
-        words_left = Signal(24)
+        words_left = Signal.like(instruction.beats)
         last_word = Signal()
         row_left = Signal(self.row_bits + 1)  # scratchpad rows left of this matrix row
         row_words = Signal(self.row_bits + 1)

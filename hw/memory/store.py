@@ -4,9 +4,10 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..bus.burst import BurstLayout, BurstSplitter
+from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import EngineConfig
-from ..sched.isa import TRANSFER, Opcode
+from ..sched.isa import Opcode
+from ..sched.widths import narrow_layout
 
 __all__ = ["StoreUnit"]
 
@@ -29,7 +30,7 @@ class StoreUnit(wiring.Component):
 
     Members
     -------
-    i, wait_for, waited, take : instructions and tokens, as in the compute unit
+    i, reserved, wait_for, waited, take : instructions and tokens, as in the compute unit
     read_enable, read_row, read_data : read port of the output scratchpad, one cycle of latency
     snapshot, counters : start a snapshot of the event counters; its words
     request, words : to the write port
@@ -40,10 +41,13 @@ class StoreUnit(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
+        self.layout = narrow_layout(config, Opcode.STORE)
+        burst = BurstLayout(config.burst_beats, address_bits=config.word_address_bits)
         self.row_bits = (config.output_depth - 1).bit_length()
         super().__init__(
             {
-                "i": In(stream.Signature(TRANSFER)),
+                "i": In(stream.Signature(self.layout)),
+                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
@@ -52,7 +56,7 @@ class StoreUnit(wiring.Component):
                 "read_data": In(config.bus_bits),
                 "snapshot": Out(1),
                 "counters": In(stream.Signature(config.bus_bits)),
-                "request": Out(stream.Signature(BurstLayout(config.burst_beats))),
+                "request": Out(stream.Signature(burst)),
                 "words": Out(stream.Signature(config.bus_bits)),
                 "acknowledged": In(1),
                 "ended": Out(1),
@@ -66,7 +70,14 @@ class StoreUnit(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         instruction = self.i.payload
-        m.submodules.splitter = splitter = BurstSplitter(self.config.burst_beats)
+        m.submodules.splitter = splitter = BurstSplitter(
+            self.config.burst_beats,
+            BlockLayout(
+                address_bits=self.config.word_address_bits,
+                beats_bits=len(instruction.beats),
+                row_bits=len(instruction.row_beats),
+            ),
+        )
 
         counting = instruction.opcode == Opcode.SNAPSHOT
         snapshot_words = 16 * 32 // self.config.bus_bits
@@ -74,6 +85,7 @@ class StoreUnit(wiring.Component):
             (instruction.beats == 0)
             | (instruction.row_beats == 0)
             | instruction.scratch[self.row_bits :].any()
+            | self.reserved
             | instruction.wait[2]
             | instruction.post[2]
             | (counting & (instruction.beats != snapshot_words))
@@ -83,7 +95,7 @@ class StoreUnit(wiring.Component):
         start = Signal()
         running = Signal()
         from_counters = Signal()
-        words_left = Signal(24)
+        words_left = Signal.like(instruction.beats)
         all_asked = Signal()  # the splitter has given its last burst
         row = Signal(self.row_bits)
         loaded = Signal()  # the scratchpad's output is a word that has not moved on

@@ -5,7 +5,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import CHANNEL_BITS, EngineConfig
-from ..delay import delay
+from ..delay import delay, held_delay, pulses
 from ..emission import share
 from ..memory.scratchpad import Scratchpad
 from .requantise import Requantiser
@@ -142,11 +142,9 @@ class QuantPipeline(wiring.Component):
 
         # Parameters arrive a scratchpad's latency later, and with them the results.
         wait = Scratchpad.LATENCY
-        start = delay(m, first & ~working.empty, wait, "start", reset_less=False)
+        write = wait + Requantiser.latency_of(cycles)
+        elements = pulses(m, first, write + 1, "element")
         m.d.comb += self.shift.eq(delay(m, busy & last_phase, wait, "shift", reset_less=False))
-        end = delay(m, element_end & working.end & last_phase, wait, "end", reset_less=False)
-        post = delay(m, working.post, wait, "post")
-        address = delay(m, granule, wait, "granule")
 
         outputs = []
         for index in range(config.requantisers):
@@ -157,20 +155,34 @@ class QuantPipeline(wiring.Component):
             )
             m.submodules[f"requantiser_{index}"] = share(platform, "requantiser", unit)
             m.d.comb += [
-                unit.start.eq(start),
+                unit.start.eq(elements[wait]),
                 unit.acc.value.eq(self.results[index]),
                 unit.channel.eq(self.channel_data.word_select(index, CHANNEL_BITS)),
             ]
             outputs.append(unit.o)
-            latency = unit.latency
-            done = unit.done
 
+        # What goes with an element, while it is on its way.
+        element = Signal(
+            data.StructLayout({"granule": len(granule), "empty": 1, "end": 1, "post": len(self.post)})
+        )
         m.d.comb += [
-            self.write_enable.eq(done),
-            self.write_granule.eq(delay(m, address, latency, "address")),
+            element.granule.eq(granule),
+            element.empty.eq(working.empty),
+            element.end.eq(element_end & working.end),
+            element.post.eq(working.post),
+        ]
+        written = Signal.like(element)
+        given = Signal.like(element)
+        m.d.comb += written.eq(
+            held_delay(m, element.as_value(), write, "with", pulses=elements, every=cycles, held=cycles)
+        )
+        # Tokens come a cycle later than the write, so that whoever takes one finds the data.
+        m.d.sync += given.eq(written)
+        m.d.comb += [
+            self.write_enable.eq(elements[write] & ~written.empty),
+            self.write_granule.eq(written.granule),
             self.write_data.eq(Cat(outputs)),
-            # One cycle later than the write, so that whoever takes the token finds the data.
-            self.end.eq(delay(m, end, latency + 1, "end_out", reset_less=False)),
-            self.post.eq(delay(m, post, latency + 1, "post_out")),
+            self.end.eq(elements[write + 1] & given.end),
+            self.post.eq(given.post),
         ]
         return m

@@ -7,7 +7,7 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import CHANNEL_BITS
-from ..delay import delay
+from ..delay import delay, held_delay, pulses
 from ..pe.multiplier import BlockMultiplier
 from .arithmetic import MAX_LEFT_SHIFT, Rounding
 
@@ -88,7 +88,7 @@ class _Multiplier(wiring.Component):
     Members
     -------
     start, x, m : operands
-    done, p : the product, :attr:`latency` cycles later
+    p : the product, :attr:`latency` cycles later
     """
 
     @staticmethod
@@ -104,7 +104,6 @@ class _Multiplier(wiring.Component):
                 "start": In(1),
                 "x": In(data.StructLayout({"value": signed(32)})),
                 "m": In(31),
-                "done": Out(1),
                 "p": Out(data.StructLayout({"value": signed(64)})),
             }
         )
@@ -122,7 +121,6 @@ class _Multiplier(wiring.Component):
                 m.submodules[f"block_{index}"] = block
                 m.d.comb += [block.a.eq(a), block.b.eq(b)]
                 products.append(block.product)
-            ready = delay(m, self.start, BlockMultiplier.LATENCY, "ready", reset_less=False)
         else:
             m.submodules.block = block = BlockMultiplier(16, 16, signed=False)
             phase = Cat(self.start, *(Signal(name=f"phase_{index}") for index in range(1, 4)))
@@ -134,7 +132,7 @@ class _Multiplier(wiring.Component):
             # Products come one after the other; earlier ones wait for the last.
             arriving = [
                 delay(m, phase[index], BlockMultiplier.LATENCY, f"arrives_{index}", reset_less=False)
-                for index in range(4)
+                for index in range(3)
             ]
             products = []
             for index in range(3):
@@ -143,22 +141,18 @@ class _Multiplier(wiring.Component):
                     m.d.sync += register.eq(block.product)
                 products.append(register)
             products.append(block.product)
-            ready = arriving[3]
 
         middle = Signal(33, reset_less=True)
         high = Signal(signed(33), reset_less=True)
         low = Signal(32, reset_less=True)
         total = Signal(signed(48), reset_less=True)
         bottom = Signal(16, reset_less=True)
-        summed = Signal()
         m.d.sync += [
             middle.eq(products[1] + products[2]),
             high.eq(products[3] - correction),
             low.eq(products[0]),
-            summed.eq(ready),
             total.eq(Cat(low[16:], high[:32]).as_signed() + middle),
             bottom.eq(low[:16]),
-            self.done.eq(summed),
         ]
         m.d.comb += self.p.value.eq(Cat(bottom, total).as_signed())
         return m
@@ -225,24 +219,27 @@ class Requantiser(wiring.Component):
         m.submodules.multiplier = multiplier = _Multiplier(self.cycles)
 
         channel = self.channel
+        # `channel` stays for `cycles` cycles, so later stages can have it from few registers.
+        elements = pulses(m, self.start, self.latency, "element")
+
+        def later(value: Value, stages: int, name: str) -> Value:
+            return held_delay(m, value, stages, name, pulses=elements, every=self.cycles, held=self.cycles)
 
         # 1: bias
         x = Signal(signed(32), reset_less=True)
-        start = Signal()
-        m.d.sync += [x.eq(self.acc.value + channel.bias), start.eq(self.start)]
-        held_multiplier = Signal(31, reset_less=True)
-        m.d.sync += held_multiplier.eq(channel.multiplier)
+        factor = Signal(31, reset_less=True)
+        m.d.sync += [x.eq(self.acc.value + channel.bias), factor.eq(channel.multiplier)]
 
         # 2-5: product
         m.d.comb += [
-            multiplier.start.eq(start),
+            multiplier.start.eq(elements[1]),
             multiplier.x.value.eq(x),
-            multiplier.m.eq(held_multiplier),
+            multiplier.m.eq(factor),
         ]
         p = multiplier.p.value
         stages = 1 + self._multiplier_latency
-        exponent = delay(m, channel.exponent, stages, "exponent")
-        half_even = delay(m, channel.rounding, stages, "rounding")
+        exponent = later(channel.exponent, stages, "exponent")
+        half_even = later(channel.rounding, stages, "rounding")
 
         # 6: TFLite's first rounding applies unless the scale shifts left
         shifts_left = exponent < MAX_LEFT_SHIFT
@@ -323,8 +320,8 @@ class Requantiser(wiring.Component):
 
         # 10: clamp
         stages = 5 + self._multiplier_latency
-        low = delay(m, channel.low, stages, "low").as_signed()
-        high_bound = delay(m, channel.high, stages, "high").as_signed()
+        low = later(channel.low, stages, "low").as_signed()
+        high_bound = later(channel.high, stages, "high").as_signed()
         clamped = Signal(signed(9), reset_less=True)
         with m.If(rounded < low):
             m.d.sync += clamped.eq(low)
@@ -334,8 +331,8 @@ class Requantiser(wiring.Component):
             m.d.sync += clamped.eq(rounded)
 
         # 11: zero point
-        zero_point = delay(m, channel.zero_point, stages + 1, "zero_point")
+        zero_point = later(channel.zero_point, stages + 1, "zero_point")
         m.d.sync += self.o.eq(clamped + zero_point)
 
-        m.d.comb += self.done.eq(delay(m, multiplier.done, 6, "done", reset_less=False))
+        m.d.comb += self.done.eq(elements[self.latency])
         return m

@@ -5,10 +5,11 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import EngineConfig
-from ..delay import delay
+from ..delay import delay, held_delay, pulses
 from ..memory.scratchpad import Scratchpad
 from ..quant.pipeline import DrainJob, QuantPipeline
-from .isa import COMPUTE
+from .isa import Opcode
+from .widths import narrow_layout
 
 __all__ = ["ComputeUnit"]
 
@@ -41,7 +42,7 @@ class ComputeUnit(wiring.Component):
 
     Members
     -------
-    i : decoded instructions
+    i, reserved : decoded instructions; a bit is set that must be zero
     wait_for, waited, take : tokens: which the instruction needs, whether they are there, and that it starts
     activation_address, weight_address, read_enable : read ports of the scratchpads
     beat, last : to the array, aligned with the operands
@@ -55,12 +56,14 @@ class ComputeUnit(wiring.Component):
     def __init__(self, config: EngineConfig, *, array_latency: int):
         self.config = config
         self.array_latency = array_latency
+        self.layout = narrow_layout(config, Opcode.COMPUTE)
         self.job_layout = DrainJob(config)
         self.activation_address_bits = (config.activation_depth - 1).bit_length()
         self.weight_address_bits = (config.weight_depth - 1).bit_length()
         super().__init__(
             {
-                "i": In(stream.Signature(COMPUTE)),
+                "i": In(stream.Signature(self.layout)),
+                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
@@ -86,9 +89,9 @@ class ComputeUnit(wiring.Component):
         config = self.config
         instruction = self.i.payload
 
-        k = Signal(16)
-        n = Signal(16)
-        row = Signal(16)
+        k = Signal.like(instruction.steps)
+        n = Signal.like(instruction.col_groups)
+        row = Signal.like(instruction.row_groups)
         k_last = Signal()
         n_last = Signal()
         row_last = Signal()
@@ -109,10 +112,7 @@ class ComputeUnit(wiring.Component):
             | (instruction.row_groups == 0)
             | (instruction.col_groups == 0)
             | (~instruction.drain & ((instruction.row_groups != 1) | (instruction.col_groups != 1)))
-            | instruction.activations[self.activation_address_bits :].any()
-            | instruction.weights[self.weight_address_bits :].any()
-            | instruction.channels[job_bits["channel"].width :].any()
-            | instruction.output[job_bits["output"].width :].any()
+            | self.reserved
             | (instruction.wait[1] | instruction.post[1])
         )
         checked = Signal()  # the instruction has been looked at for a cycle: its checks are registered
@@ -219,10 +219,11 @@ class ComputeUnit(wiring.Component):
         ]
         wait = Scratchpad.LATENCY
         to_job = wait + self.array_latency - QuantPipeline.LEAD
+        jobs = pulses(m, hand_over, to_job, "job_valid")
         m.d.comb += [
             self.beat.eq(delay(m, issue, wait, "beat", reset_less=False)),
             self.last.eq(delay(m, hand_over & instruction.drain, wait, "last", reset_less=False)),
-            self.job_valid.eq(delay(m, hand_over, to_job, "job_valid", reset_less=False)),
-            self.job.eq(delay(m, job.as_value(), to_job, "job")),
+            self.job_valid.eq(jobs[to_job]),
+            self.job.eq(held_delay(m, job.as_value(), to_job, "job", pulses=jobs, every=config.drain_cycles)),
         ]
         return m

@@ -1,6 +1,6 @@
 """Event counters that share one adder and one small memory."""
 
-from amaranth.hdl import Array, Module, Mux, Signal
+from amaranth.hdl import Array, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -32,7 +32,7 @@ class EventCounters(wiring.Component):
     Members
     -------
     events : bit *i* is high in each cycle in which event *i* happens
-    clear : start all counters from zero
+    clear : start all counters from zero, and forget a snapshot under way
     read, index, value, done : read counter ``index``: hold ``read`` until ``done``, at most 20 cycles
     snapshot : start a snapshot; its words come out at ``o``, ``16 * 32 / bus_bits`` of them
     """
@@ -111,31 +111,34 @@ class EventCounters(wiring.Component):
             copy.read_enable.eq(1),
             self.o.payload.eq(word),
         ]
-        with m.FSM():
-            with m.State("IDLE"), m.If(self.snapshot):
-                m.next = "ALIGN"
-            with m.State("ALIGN"), m.If(index_3 == count - 1):
-                m.next = "COPY"
-            with m.State("COPY"):
-                m.d.comb += copy.write_enable.eq(1)
-                with m.If(index_3 == count - 1):
-                    m.d.sync += [position.eq(0), part.eq(0)]
-                    m.next = "FETCH"
-            with m.State("FETCH"):
-                m.d.sync += position.eq(position + 1)
-                m.next = "GATHER"
-            with m.State("GATHER"):
-                m.d.sync += [word.word_select(part, 32).eq(copy.read_data), part.eq(part + 1)]
-                m.next = "FETCH"
-                with m.If(part == parts - 1):
-                    m.next = "SEND"
-            with m.State("SEND"):
-                m.d.comb += self.o.valid.eq(1)
-                with m.If(self.o.ready):
-                    m.d.sync += part.eq(0)
-                    m.next = "FETCH"
-                    with m.If(position == 0):
-                        m.next = "IDLE"
+        # A clear ends it: after a fault nobody takes the rest of it, and the next run's must be its own.
+        sender = Module()
+        m.submodules.sender = ResetInserter(self.clear)(sender)
+        with sender.FSM():
+            with sender.State("IDLE"), sender.If(self.snapshot):
+                sender.next = "ALIGN"
+            with sender.State("ALIGN"), sender.If(index_3 == count - 1):
+                sender.next = "COPY"
+            with sender.State("COPY"):
+                sender.d.comb += copy.write_enable.eq(1)
+                with sender.If(index_3 == count - 1):
+                    sender.d.sync += [position.eq(0), part.eq(0)]
+                    sender.next = "FETCH"
+            with sender.State("FETCH"):
+                sender.d.sync += position.eq(position + 1)
+                sender.next = "GATHER"
+            with sender.State("GATHER"):
+                sender.d.sync += [word.word_select(part, 32).eq(copy.read_data), part.eq(part + 1)]
+                sender.next = "FETCH"
+                with sender.If(part == parts - 1):
+                    sender.next = "SEND"
+            with sender.State("SEND"):
+                sender.d.comb += self.o.valid.eq(1)
+                with sender.If(self.o.ready):
+                    sender.d.sync += part.eq(0)
+                    sender.next = "FETCH"
+                    with sender.If(position == 0):
+                        sender.next = "IDLE"
 
         with m.If(self.clear):
             m.d.sync += fresh.eq(count)

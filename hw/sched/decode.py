@@ -1,6 +1,6 @@
 """Gathers an instruction from the bus words of a queue."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Cat, Const, Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,29 +12,35 @@ __all__ = ["InstructionDecoder"]
 class InstructionDecoder(wiring.Component):
     """Collects ``256 / bus_bits`` words, lowest first, and holds the instruction until it is taken.
 
-    A word is kept only in the bits that the layout's fields use; synthesis drops the rest.
+    Of each field only the low bits that the engine needs are kept. The others, and those that belong to no
+    field, must be zero: otherwise ``reserved`` is high beside the instruction.
 
     Parameters
     ----------
     bus_bits
         Width of a queue's word.
     layout
-        How to present the instruction.
+        Where each field lies.
+    narrow
+        The same fields as wide as they are kept.
 
     Members
     -------
     i : words of the queue
-    o : instructions; the payload is stable while valid
+    o : instructions, payload in the narrow layout, stable while valid
+    reserved : a bit is set that must be zero
     idle : no part of an instruction is held
     """
 
-    def __init__(self, *, bus_bits: int, layout: data.StructLayout):
+    def __init__(self, *, bus_bits: int, layout: data.StructLayout, narrow: data.StructLayout):
         self.bus_bits = bus_bits
         self.layout = layout
+        self.narrow = narrow
         super().__init__(
             {
                 "i": In(stream.Signature(bus_bits)),
-                "o": Out(stream.Signature(layout)),
+                "o": Out(stream.Signature(narrow)),
+                "reserved": Out(1),
                 "idle": Out(1),
             }
         )
@@ -42,19 +48,34 @@ class InstructionDecoder(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         words = INSTRUCTION_BITS // self.bus_bits
-        held = Signal(INSTRUCTION_BITS, reset_less=True)
         count = Signal(range(words))
         full = Signal()
+        take = self.i.valid & self.i.ready
+        instruction = Signal(self.narrow, reset_less=True)
         m.d.comb += [
             self.i.ready.eq(~full),
             self.o.valid.eq(full),
-            self.o.payload.eq(held),
+            self.o.payload.eq(instruction),
             self.idle.eq(~full & (count == 0)),
         ]
+        kept = 0
+        with m.If(take):
+            for name, field in self.narrow:
+                # No field lies across a multiple of 32 bits, so each is in one word.
+                offset = self.layout[name].offset
+                kept |= (1 << field.width) - 1 << offset
+                word, low = divmod(offset, self.bus_bits)
+                with m.If(count == word):
+                    m.d.sync += instruction[name].eq(self.i.payload[low : low + field.width])
+
+        excess = []
+        for word in range(words):
+            mask = ~(kept >> word * self.bus_bits) & (1 << self.bus_bits) - 1
+            excess.append((count == word) & (self.i.payload & Const(mask, self.bus_bits)).any())
         with m.If(full & self.o.ready):
-            m.d.sync += full.eq(0)
-        with m.If(self.i.valid & self.i.ready):
-            m.d.sync += [held.word_select(count, self.bus_bits).eq(self.i.payload), count.eq(count + 1)]
+            m.d.sync += [full.eq(0), self.reserved.eq(0)]
+        with m.If(take):
+            m.d.sync += [count.eq(count + 1), self.reserved.eq(self.reserved | Cat(excess).any())]
             with m.If(count == words - 1):
                 m.d.sync += [full.eq(1), count.eq(0)]
         return m

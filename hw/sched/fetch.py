@@ -4,12 +4,15 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from ..bus.burst import BurstLayout, BurstSplitter
+from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import INSTRUCTION_BITS, EngineConfig
 from ..memory.fifo import BlockFifo
 from .isa import HEADER, Opcode, Unit
 
-__all__ = ["FetchUnit"]
+__all__ = ["COUNT_BITS", "FetchUnit"]
+
+COUNT_BITS = 24
+"""Width of a program's number of instructions."""
 
 
 class FetchUnit(wiring.Component):
@@ -39,12 +42,13 @@ class FetchUnit(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
+        burst = BurstLayout(config.burst_beats, address_bits=config.word_address_bits)
         super().__init__(
             {
                 "start": In(1),
-                "program": In(32),
-                "count": In(32),
-                "request": Out(stream.Signature(BurstLayout(config.burst_beats))),
+                "program": In(config.word_address_bits),
+                "count": In(COUNT_BITS),
+                "request": Out(stream.Signature(burst)),
                 "word": In(config.bus_bits),
                 "word_valid": In(1),
                 "o": Out(stream.Signature(config.bus_bits)).array(len(Unit)),
@@ -59,12 +63,18 @@ class FetchUnit(wiring.Component):
         config = self.config
         beats = INSTRUCTION_BITS // config.bus_bits
         burst = min(self.BURST, config.burst_beats)
-        m.submodules.splitter = splitter = BurstSplitter(burst)
+        block_bits = max(burst, beats).bit_length()
+        m.submodules.splitter = splitter = BurstSplitter(
+            burst,
+            BlockLayout(
+                address_bits=config.word_address_bits, beats_bits=block_bits, row_bits=block_bits
+            ),
+        )
         m.submodules.buffer = buffer = BlockFifo(config.bus_bits, self.BUFFER)
 
         # Blocks of one burst's worth of instructions, as long as instructions are left.
-        left = Signal(32)  # instructions not yet asked for
-        position = Signal(32)
+        left = Signal(COUNT_BITS)  # instructions not yet asked for
+        position = Signal(config.word_address_bits)
         per_block = burst // beats if burst >= beats else 1
         few = left <= per_block
         m.d.comb += [

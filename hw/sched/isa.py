@@ -95,7 +95,9 @@ _COMPUTE = {
     "weights": 16,  # first word; groups of columns follow each other
     "channels": 16,  # first word; groups of columns follow each other
     "output": 24,  # first granule
+    "_1": 8,
     "output_row": 24,  # granules from one row to the next
+    "_2": 8,
     "output_group": 24,  # granules from one group of rows to the next: rows x output_row
 }
 

@@ -3,6 +3,7 @@
 import gc
 import os
 import random
+import types
 import warnings
 from collections import deque
 
@@ -101,7 +102,20 @@ def _simulate(dut, *benches, background=(), cycles=20_000):
         simulator.add_testbench(bench)
     for bench in (*background, limit):
         simulator.add_testbench(bench, background=True)
-    simulator.run()
+    try:
+        simulator.run()
+    except Exception as error:
+        raise error.with_traceback(_without_simulator(error.__traceback__)) from None
+
+
+def _without_simulator(traceback):
+    """The frames of the tests only: those of the simulator say nothing, and pytest chokes on some."""
+    if traceback is None:
+        return None
+    rest = _without_simulator(traceback.tb_next)
+    if "amaranth" in traceback.tb_frame.f_code.co_filename.split(os.sep):
+        return rest
+    return types.TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
 
 
 def _plain(value):

@@ -3,7 +3,7 @@
 import dataclasses
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.hw.config import CHANNEL_BITS, INSTRUCTION_BITS, EngineConfig
@@ -29,6 +29,8 @@ BASE = EngineConfig(
         ({"reduction": 65537}, "reduction", "from 1 to 65536"),
         ({"requantisers": 0}, "requantisers", "from 1 to 16"),
         ({"requantisers": 17}, "requantisers", "from 1 to 16"),
+        ({"address_bits": 15}, "address_bits", "from 16 to 32"),
+        ({"address_bits": 33}, "address_bits", "from 16 to 32"),
         # Choices
         ({"pe": "systolic"}, "pe", "one of parallel"),
         ({"activation_bits": 3}, "activation_bits", "one of 2, 4, 8"),
@@ -37,6 +39,7 @@ BASE = EngineConfig(
         ({"requantise_cycles": 2}, "requantise_cycles", "one of 1, 4"),
         ({"bus_bits": 256}, "bus_bits", "one of 32, 64, 128"),
         ({"burst_beats": 2}, "burst_beats", "one of 4, 8"),
+        ({"loads_under_way": 3}, "loads_under_way", "one of 2, 4, 8"),
         # Powers of two
         ({"activation_depth": 8}, "activation_depth", "a power of two from 16 to 65536"),
         ({"activation_depth": 100}, "activation_depth", "a power of two"),
@@ -80,6 +83,8 @@ def test_what_is_refused(changes, key, allowed):
         {"cols": 16, "requantisers": 16, "bus_bits": 128},
         {"activation_depth": 16, "weight_depth": 16, "channel_depth": 16, "output_depth": 16},
         {"activation_depth": 65536, "weight_depth": 65536, "channel_depth": 65536, "output_depth": 65536},
+        {"address_bits": 16},
+        {"address_bits": 32},
         {"queue_depth": 2},
         {"queue_depth": 256},
         # A burst of exactly 4 KiB
@@ -138,6 +143,7 @@ def test_formats():
                 "row_align": 8,
                 "drain_cycles": 8,
                 "instruction_beats": 4,
+                "word_address_bits": 29,
                 "peak_macs_per_cycle": 64,
                 "accumulator_bits": 8 + 8 + 14,
             },
@@ -152,6 +158,7 @@ def test_formats():
                 "requantisers": 4,
                 "requantise_cycles": 4,
                 "bus_bits": 32,
+                "address_bits": 20,
                 "reduction": 1000,
             },
             {
@@ -165,6 +172,7 @@ def test_formats():
                 "row_align": 16,
                 "drain_cycles": 3 * 3 * 4,
                 "instruction_beats": 8,
+                "word_address_bits": 18,
                 "peak_macs_per_cycle": 576,
                 "accumulator_bits": 4 + 2 + 10,
             },
@@ -189,6 +197,7 @@ def test_derived_values(changes, derived):
     assert {name: getattr(config, name) for name in derived} == derived
 
 
+@settings(deadline=None)
 @given(st.sampled_from([2, 4, 8]), st.sampled_from([2, 4, 8]), st.integers(1, 65536))
 def test_accumulator_holds_the_longest_reduction(activation_bits, weight_bits, reduction):
     config = BASE.replace(

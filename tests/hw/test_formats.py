@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bitwright.hw.formats import Int
@@ -47,6 +47,7 @@ def test_contains():
     assert not Int(8).contains(np.array([128], np.uint8))
 
 
+@settings(deadline=None)
 @given(formats, st.data())
 def test_encode_and_decode(format, data):
     values = np.array(data.draw(st.lists(st.integers(format.min, format.max), max_size=8)), np.int64)
@@ -78,6 +79,7 @@ def test_pack_what_does_not_fill_bytes():
         Int(4).pack(np.zeros((2, 3), int))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from([1, 2, 3, 4, 8, 12, 32]), st.booleans(), st.integers(0, 3), st.integers(0, 3), st.data()
 )

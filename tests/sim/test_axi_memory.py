@@ -40,7 +40,7 @@ def bench_of():
 SIMULATORS = ("verilator", pytest.param("icarus", marks=needs_icarus))
 
 
-def run(bench, folder, bus_bits, tests, *, pauses=0.0, count=40, **options):
+def run(bench, folder, bus_bits, tests, *, pauses=0.0, count=20, **options):
     plusargs = {"latency": 20, "seed": 5} | options
     image = random.Random(3).randbytes(64 * bus_bits // 8)
     (folder / "image.hex").write_text(

@@ -44,6 +44,9 @@ def simulation(request):
     return made
 
 
+on_one = pytest.mark.parametrize("simulation", ["verilator-64"], indirect=True)
+
+
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("BITWRIGHT_CACHE", str(tmp_path / "cache"))
@@ -107,6 +110,7 @@ def test_cycles_are_exact(simulation, latency):
     assert result.cycles == 1 + 1 + latency + 15 + 1 + 16 + latency + 1
 
 
+@on_one
 def test_image_and_bases(simulation):
     word = simulation.bus_bits // 8
     image = random.Random(2).randbytes(1003)  # no whole number of words
@@ -159,6 +163,7 @@ def test_violations_are_named(simulation):
     assert (result.violations, result.hazards) == (0, 1)
 
 
+@on_one
 def test_progress(simulation):
     seen = []
     run = copy(0, 0, 0, misbehave=1, timeout_cycles=60_000)
@@ -169,27 +174,27 @@ def test_progress(simulation):
     assert 0 < seen[-1][1] <= 60_000
 
 
+@on_one
 def test_register_errors(simulation):
     with pytest.raises(SimulationError, match="writing register 0x40: the register port answered error 2"):
         simulation.run(b"", [Run(registers=((0x40, 1),))])
 
 
+@on_one
 def test_irq_that_stays_high(simulation):
     with pytest.raises(SimulationError, match="irq was high before the start and stayed so"):
         simulation.run(b"", [copy(0, 0, 0), Run(registers=((WORDS, 0),))])
 
 
-def test_prints_nothing(simulation, capfd):
-    simulation.run(b"", [copy(0, 64, 1)])
-    assert capfd.readouterr() == ("", "")
-
-
-def test_leaves_the_environment_alone(simulation):
+@on_one
+def test_leaves_no_traces(simulation, capfd):
     before = dict(os.environ)
     simulation.run(b"", [copy(0, 64, 1)])
+    assert capfd.readouterr() == ("", "")
     assert dict(os.environ) == before
 
 
+@on_one
 def test_arguments_are_checked(simulation):
     with pytest.raises(ValueError, match="bytes 262140 to 262148 are not in a memory of 262144 bytes"):
         simulation.run(b"", [copy(0, 0, 0, reads=((SIZE - 4, 8),))])

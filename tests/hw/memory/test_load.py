@@ -19,7 +19,7 @@ def config(**changes):
         "activation_depth": 64,
         "weight_depth": 32,
         "channel_depth": 16,
-        "output_depth": 16,
+        "output_depth": 256,
     }
     return EngineConfig(**{**values, **changes})
 
@@ -31,8 +31,8 @@ CONFIGS = [
     # Activation words narrower than the bus, which takes two weight words at once
     {"rows": 2, "lanes": 2, "cols": 2, "bus_bits": 64, "burst_beats": 16},
     {"rows": 1, "lanes": 16, "cols": 3, "bus_bits": 128, "activation_bits": 4, "burst_beats": 8},
-    # Parameters of two channels
-    {"requantisers": 2, "rows": 4, "bus_bits": 64},
+    # Parameters of two channels, and little memory
+    {"requantisers": 2, "rows": 4, "bus_bits": 64, "address_bits": 16, "loads_under_way": 2},
 ]
 
 
@@ -41,10 +41,10 @@ def word(address, bits):
     return ((address + 1) * 0x9E3779B97F4A7C15F39CC0605CEDC835 >> 7) & (1 << bits) - 1
 
 
-def addresses(i):
+def addresses(c, i):
     """Words that an instruction reads, in order."""
     return [
-        (i["memory"] + beat // i["row_beats"] * i["stride"] + beat % i["row_beats"]) % 2**32
+        (i["memory"] + beat // i["row_beats"] * i["stride"] + beat % i["row_beats"]) % 2**c.word_address_bits
         for beat in range(i["beats"])
     ]
 
@@ -88,10 +88,10 @@ def random_instruction(c, rng):
         "buffer": buffer,
         "wait": rng.choice([0, 2, 4, 6]),
         "post": rng.choice([0, 2, 4, 6]),
-        "memory": rng.choice([rng.randrange(1 << 12), rng.randrange(1 << 30)]),
+        "memory": rng.choice([rng.randrange(1 << 12), rng.randrange(1 << c.word_address_bits)]),
         "beats": beats,
         "row_beats": row_beats,
-        "stride": rng.choice([row_beats, row_beats + 3, 100, 2**32 - 5]),
+        "stride": rng.choice([row_beats, row_beats + 3, 100, 2**c.word_address_bits - 5]),
         "scratch": rng.randint(0, pad.rows - needed),
         "scratch_row": scratch_row,
     }
@@ -113,7 +113,7 @@ def memory(dut, rng, gap, asked):
             )
             if valid and ready:
                 asked.append((burst["memory"], burst["length"], burst["last"]))
-                pending.extend((burst["memory"] + index) % 2**32 for index in range(burst["length"]))
+                pending.extend(burst["memory"] + index for index in range(burst["length"]))
 
     return bench
 
@@ -165,7 +165,7 @@ def test_random_instructions(changes, gap, absent, idle, rng, simulate, sender, 
 
     assert taken == [i["wait"] for i in instructions]
     assert [address + index for address, length, _ in asked for index in range(length)] == [
-        address for i in instructions for address in addresses(i)
+        address for i in instructions for address in addresses(c, i)
     ]
     assert sum(last for _, _, last in asked) == len(instructions)
 
@@ -181,7 +181,7 @@ def test_random_instructions(changes, gap, absent, idle, rng, simulate, sender, 
     expected = [
         (*place, word(address, c.bus_bits))
         for i in instructions
-        for place, address in zip(places(c, i), addresses(i), strict=True)
+        for place, address in zip(places(c, i), addresses(c, i), strict=True)
     ]
     assert [write[1:] for write in writes] == expected
 
@@ -224,11 +224,12 @@ def test_word_every_cycle(rng, simulate, sender, watch):
     )
 
 
-def test_asks_ahead_as_far_as_it_keeps_places(rng, simulate, sender):
-    """With a memory that does not answer, one instruction is in force and four have their places."""
-    dut = LoadUnit(config())
+@pytest.mark.parametrize("loads", [2, 4, 8])
+def test_asks_ahead_as_far_as_it_keeps_places(loads, rng, simulate, sender):
+    """With a memory that does not answer, one instruction is in force and the others have their places."""
+    dut = LoadUnit(config(loads_under_way=loads))
     i = {"opcode": Opcode.LOAD, "beats": 4, "row_beats": 4, "scratch_row": 1}
-    instructions = [{**i, "memory": 4 * index} for index in range(8)]
+    instructions = [{**i, "memory": 4 * index} for index in range(12)]
     asked = []
 
     async def deaf(ctx):
@@ -244,7 +245,7 @@ def test_asks_ahead_as_far_as_it_keeps_places(rng, simulate, sender):
         assert ctx.get(dut.pending)
 
     simulate(dut, drive, background=[deaf, sender(dut.i, instructions, rng), tokens(dut, rng, 0, [])])
-    assert asked == [0, 4, 8, 12, 16]
+    assert asked == list(range(0, 4 * (loads + 1), 4))
 
 
 def test_waits_for_tokens(rng, simulate, stream_put):
@@ -284,13 +285,13 @@ LEGAL = {
         {"row_beats": 0},
         {"buffer": 3},
         {"scratch": 64},
-        {"scratch": 65535},
+        {"scratch": 255},
         {"buffer": Buffer.WEIGHTS, "scratch": 32},
         {"buffer": Buffer.CHANNELS, "scratch": 16},
         {"scratch_row": 0},
-        {"scratch_row": 128},
         {"wait": 1},
         {"post": 1},
+        {"reserved": 1},
     ],
 )
 def test_illegal(changes, simulate, watch):
@@ -300,7 +301,9 @@ def test_illegal(changes, simulate, watch):
     async def drive(ctx):
         ctx.set(dut.waited, 1)
         ctx.set(dut.request.ready, 1)
-        ctx.set(dut.i.payload, {**LEGAL, **changes})
+        fields = {**LEGAL, **changes}
+        ctx.set(dut.reserved, fields.pop("reserved", 0))
+        ctx.set(dut.i.payload, fields)
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(20)
 
@@ -317,7 +320,8 @@ def test_illegal(changes, simulate, watch):
         {"buffer": Buffer.WEIGHTS, "scratch": 31, "scratch_row": 0},
         {"buffer": Buffer.CHANNELS, "scratch": 15, "scratch_row": 0},
         {"scratch_row": 64},
-        {"beats": 2**24 - 1, "row_beats": 2**16 - 1},
+        # As many words as fill the activations of both array rows
+        {"beats": 128, "row_beats": 128},
     ],
 )
 def test_just_legal(changes, simulate, watch):

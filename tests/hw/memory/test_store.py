@@ -13,7 +13,7 @@ CONFIG = EngineConfig(
     lanes=4,
     bus_bits=32,
     burst_beats=4,
-    activation_depth=16,
+    activation_depth=128,
     weight_depth=16,
     channel_depth=16,
     output_depth=64,
@@ -122,18 +122,18 @@ def random_instruction(config, rng):
         "opcode": Opcode.SNAPSHOT if counting else Opcode.STORE,
         "wait": rng.randint(0, 3),
         "post": rng.randint(0, 3),
-        "memory": rng.randrange(1 << 20),
+        "memory": rng.randrange(1 << min(20, config.word_address_bits)),
         "beats": beats,
         "row_beats": row_beats,
-        "stride": rng.choice([row_beats, row_beats + 5, 64, 2**32 - 1]),
+        "stride": rng.choice([row_beats, row_beats + 5, 64, 2**config.word_address_bits - 1]),
         "scratch": rng.randrange(config.output_depth),
     }
 
 
 @pytest.mark.parametrize(("stall", "absent", "idle"), [(0, 0, 0), (0.5, 0, 0), (0.8, 0.5, 0.3), (0.2, 0, 0.9)])
-@pytest.mark.parametrize("bus_bits", [32, 128])
-def test_random_instructions(bus_bits, stall, absent, idle, rng, simulate, sender):
-    config = CONFIG.replace(bus_bits=bus_bits)
+@pytest.mark.parametrize(("bus_bits", "address_bits"), [(32, 32), (128, 18)])
+def test_random_instructions(bus_bits, address_bits, stall, absent, idle, rng, simulate, sender):
+    config = CONFIG.replace(bus_bits=bus_bits, address_bits=address_bits)
     dut = StoreUnit(config)
     around = Surroundings(dut, config, rng, stall, absent)
     instructions = [random_instruction(config, rng) for _ in range(12)]
@@ -158,7 +158,8 @@ def test_random_instructions(bus_bits, stall, absent, idle, rng, simulate, sende
                 around.contents[(i["scratch"] + beat) % config.output_depth] for beat in range(i["beats"])
             ]
         expected_addresses += [
-            (i["memory"] + beat // i["row_beats"] * i["stride"] + beat % i["row_beats"]) % 2**32
+            (i["memory"] + beat // i["row_beats"] * i["stride"] + beat % i["row_beats"])
+            % 2**config.word_address_bits
             for beat in range(i["beats"])
         ]
         # It ends when all its words, and no others, have been acknowledged.
@@ -232,9 +233,10 @@ LEGAL = {"opcode": Opcode.STORE, "beats": 1, "row_beats": 1, "wait": 3, "post": 
         {"beats": 0},
         {"row_beats": 0},
         {"scratch": 64},
-        {"scratch": 65535},
+        {"scratch": 127},
         {"wait": 4},
         {"post": 4},
+        {"reserved": 1},
         {"opcode": Opcode.SNAPSHOT, "beats": 15},
         {"opcode": Opcode.SNAPSHOT, "beats": 17},
         {"opcode": Opcode.SNAPSHOT, "beats": 0},
@@ -247,7 +249,9 @@ def test_illegal(changes, simulate, watch):
     async def drive(ctx):
         ctx.set(dut.waited, 1)
         ctx.set(dut.request.ready, 1)
-        ctx.set(dut.i.payload, {**LEGAL, **changes})
+        fields = {**LEGAL, **changes}
+        ctx.set(dut.reserved, fields.pop("reserved", 0))
+        ctx.set(dut.i.payload, fields)
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(20)
 
@@ -265,7 +269,7 @@ def test_illegal(changes, simulate, watch):
     [
         {},
         {"scratch": 63},
-        {"beats": 2**24 - 1, "row_beats": 2**16 - 1},
+        {"beats": 64, "row_beats": 64},
         {"opcode": Opcode.SNAPSHOT, "beats": 16},
     ],
 )

@@ -1,0 +1,115 @@
+"""Fields as wide as an engine needs them: no sensible instruction is lost by that."""
+
+import pytest
+
+from bitwright.hw.config import EngineConfig
+from bitwright.hw.memory.scratchpad import geometries
+from bitwright.hw.sched.isa import LAYOUTS, Buffer, Opcode
+from bitwright.hw.sched.widths import narrow_layout
+
+CONFIGS = [
+    {},
+    {"rows": 16, "bus_bits": 128, "address_bits": 16},
+    {"rows": 3, "cols": 4, "requantisers": 4, "lanes": 2, "activation_bits": 2, "weight_bits": 2},
+    {"cols": 128, "lanes": 128, "weight_depth": 65536, "activation_depth": 65536, "output_depth": 65536},
+    {"cols": 1, "lanes": 1, "bus_bits": 128, "activation_bits": 2, "weight_bits": 2},
+    {"channel_depth": 1024, "output_depth": 16},
+]
+
+
+def config(changes):
+    values = {
+        "cols": 8,
+        "lanes": 8,
+        "activation_depth": 16,
+        "weight_depth": 16,
+        "channel_depth": 16,
+        "output_depth": 16,
+    }
+    return EngineConfig(**{**values, **changes})
+
+
+def greatest(c):
+    """The greatest value of each field that an instruction for the engine has a use for."""
+    pads = geometries(c)
+    activations, weights, channels = (pads[buffer] for buffer in Buffer)
+    words = c.activation_depth
+    groups = c.weight_depth
+    granules = c.output_depth * c.granules_per_word
+    filling = max(
+        activations.rows * activations.banks * c.rows,
+        weights.rows * weights.banks,
+        channels.rows * channels.banks,
+    )
+    transfer = {
+        "wait": 7,
+        "post": 7,
+        "memory": 2**c.address_bits // c.bus_bytes - 1,
+        "stride": 2**c.address_bits // c.bus_bytes - 1,
+    }
+    return {
+        Opcode.LOAD: {
+            **transfer,
+            "opcode": Opcode.LOAD,
+            "buffer": Buffer.CHANNELS,
+            "beats": filling,
+            "row_beats": min(filling, 2**16 - 1),
+            "scratch": max(pad.rows for pad in pads.values()) - 1,
+            "scratch_row": activations.rows,
+        },
+        Opcode.STORE: {
+            **transfer,
+            "opcode": Opcode.STORE,
+            "beats": c.output_depth,
+            "row_beats": min(c.output_depth, 2**16 - 1),
+            "scratch": c.output_depth - 1,
+        },
+        Opcode.SNAPSHOT: {
+            **transfer,
+            "opcode": Opcode.SNAPSHOT,
+            "beats": 512 // c.bus_bits,
+            "row_beats": 512 // c.bus_bits,
+        },
+        Opcode.COMPUTE: {
+            "opcode": Opcode.COMPUTE,
+            "wait": 7,
+            "post": 7,
+            "drain": 1,
+            "steps": min(words, groups, 2**16 - 1),
+            "row_groups": min(words, 2**16 - 1),
+            "col_groups": min(groups, 2**16 - 1),
+            "activations": words - 1,
+            # One group that fills the whole scratchpad
+            "activation_stride": min(words, 2**16 - 1),
+            "weights": groups - 1,
+            "channels": channels.rows - 1,
+            "output": granules - 1,
+            "output_row": granules,
+            "output_group": granules,
+        },
+    }
+
+
+@pytest.mark.parametrize("opcode", Opcode, ids=lambda opcode: opcode.name)
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_what_an_instruction_may_need_fits(changes, opcode):
+    c = config(changes)
+    layout = narrow_layout(c, opcode)
+    for name, value in greatest(c)[opcode].items():
+        assert value < 1 << layout[name].width, name
+
+
+@pytest.mark.parametrize("opcode", Opcode, ids=lambda opcode: opcode.name)
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_the_same_fields_and_none_is_wider(changes, opcode):
+    wide = LAYOUTS[opcode]
+    narrow = narrow_layout(config(changes), opcode)
+    assert [name for name, _ in narrow] == [name for name, _ in wide if not name.startswith("_")]
+    for name, field in narrow:
+        assert 1 <= field.width <= wide[name].width
+
+
+def test_a_small_engine_keeps_few_bits():
+    c = config({"address_bits": 16})
+    assert narrow_layout(c, Opcode.LOAD).size < 90
+    assert narrow_layout(c, Opcode.COMPUTE).size < 100
