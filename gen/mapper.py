@@ -23,7 +23,6 @@ from bitwright.hw.memory.scratchpad import Geometry, geometries
 from bitwright.hw.quant.requantise import encode_channel
 from bitwright.hw.sched.isa import Buffer, Instruction, Opcode, Unit
 from bitwright.hw.sched.registers import COUNTERS
-from bitwright.hw.sched.tokens import TOKEN_LIMIT
 from bitwright.sim.cycles import simulate
 from bitwright.sim.graph import Dequantize, FullyConnected, Graph, NetworkError, Quantize, Reshape, TensorInfo
 
@@ -62,7 +61,7 @@ class _Schedule:
         self.pending.append(_Pending(opcode, fields, set(after)))
         return len(self.pending) - 1
 
-    def finish(self) -> list[Instruction]:
+    def finish(self, config: EngineConfig) -> list[Instruction]:
         """Give and take tokens.
 
         The instructions of a unit end in order. So an instruction waits only for the last one that it
@@ -91,8 +90,11 @@ class _Schedule:
             for gives, (given, _) in enumerate(pairs):
                 while pairs[takes][1] < given:
                     takes += 1
-                if gives - takes >= TOKEN_LIMIT // 2:
-                    raise AssertionError("more tokens under way than the hardware counts")
+                # Beside these, the taker's queue may hold as many takes as it is deep.
+                if gives - takes + config.queue_depth + 2 > config.token_limit:
+                    raise NetworkError(
+                        "schedule", "has more tokens under way than the engine counts", "raise queue_depth"
+                    )
         return [
             Instruction(
                 pending.opcode,
@@ -605,7 +607,7 @@ def _best_cut(layer: _Layer) -> _Cut:
     def cycles(cut: _Cut) -> int:
         mapper = _Mapper(layer.config, _Image(layer.config))
         mapper.layer(layer, cut)
-        return simulate(layer.config, mapper.schedule.finish()).total
+        return simulate(layer.config, mapper.schedule.finish(layer.config)).total
 
     # Cuts into many small tiles take long to schedule and are never the best by far.
     few = [
@@ -763,7 +765,7 @@ def compile_graph(
         plans.append((node, layer.macs, mapper.snapshot(), str(cut)))
     if not plans:
         raise NetworkError(f"graph '{graph.name}'", "has no layer that the engine computes")
-    instructions = mapper.schedule.finish()
+    instructions = mapper.schedule.finish(config)
     address = image.put(b"".join(instruction.encode() for instruction in instructions))
     ends = simulate(config, instructions).snapshots
     layers = [

@@ -8,6 +8,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,8 @@ class Target:
         The synthesis command.
     nextpnr
         Arguments that name the device.
+    cells
+        File in ``gen/cells`` with what takes the place of modules of the design on this device.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Target:
     frequency_mhz: float
     yosys: str
     nextpnr: tuple[str, ...]
+    cells: str | None = None
 
 
 # MEASURED_OPTIONS
@@ -90,6 +94,7 @@ def _ecp5(size: int, package: str, available: Resources) -> Target:
         frequency_mhz=100,
         yosys=_SYNTH_ECP5,
         nextpnr=(f"--{size}k", "--speed", "6", "--package", package),
+        cells="ecp5.v",
     )
 
 
@@ -108,6 +113,7 @@ TARGETS: dict[str, Target] = {
             frequency_mhz=20,
             yosys="synth_ice40 -device u -dsp -spram",
             nextpnr=("--up5k", "--package", "sg48"),
+            cells="up5k.v",
         ),
         Target(
             name="ice40-hx8k",
@@ -400,8 +406,13 @@ class _Flow:
     def synthesise(self, top: str) -> dict[str, int]:
         """Make the netlist; cells by type."""
         self.say(f"Yosys: synthesising for {self.target.name}")
+        replace = ""
+        if self.target.cells:
+            text = (resources.files("bitwright.gen") / "cells" / self.target.cells).read_text()
+            (self.folder / "cells.v").write_text(text)
+            replace = "read_verilog -overwrite cells.v; "
         script = (
-            f"read_verilog design.v; {self.target.yosys} -top {top} -json netlist.json; "
+            f"read_verilog design.v; {replace}{self.target.yosys} -top {top} -json netlist.json; "
             "tee -q -o yosys.json stat -json"
         )
         run_tool("yosys", ["-p", script], self.folder, timeout=self.timeout, progress=self.say)

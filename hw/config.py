@@ -228,6 +228,11 @@ class EngineConfig:
         return self.rows * self.granules_per_group * self.requantise_cycles
 
     @property
+    def token_limit(self) -> int:
+        """Tokens that one unit can be ahead of another: more than those its queue waits for."""
+        return max(31, 2 * self.queue_depth - 1)
+
+    @property
     def word_address_bits(self) -> int:
         """Bits of a memory address in an instruction, which counts bus words."""
         return self.address_bits - (self.bus_bytes - 1).bit_length()

@@ -85,7 +85,10 @@ class Core(wiring.Component):
         decoders = []
         queues = []
         for unit in Unit:
-            queue = BlockFifo(config.bus_bits, config.queue_depth * config.instruction_beats)
+            # A decoder takes its words into registers.
+            queue = BlockFifo(
+                config.bus_bits, config.queue_depth * config.instruction_beats, registered=False
+            )
             opcode = Opcode(unit + 1)
             decoder = InstructionDecoder(
                 bus_bits=config.bus_bits, layout=LAYOUTS[opcode], narrow=narrow_layout(config, opcode)
@@ -178,7 +181,7 @@ class Core(wiring.Component):
         wiring.connect(m, store.words, wiring.flipped(self.words))
 
         # Tokens
-        m.submodules.tokens = tokens = TokenBank()
+        m.submodules.tokens = tokens = TokenBank(config.token_limit)
         ends = ((load.ended, load.post), (quant.end, quant.post), (store.ended, store.post))
         for unit, part, (ended, post) in zip(Unit, parts, ends, strict=True):
             m.d.comb += [
@@ -305,6 +308,7 @@ class Engine(wiring.Component):
         m.domains.core = core_domain = ClockDomain("core")
         sync.clk = core_domain.clk = self.clk
         sync.rst = self.rst
+        core_domain.rst = Signal(name="core_rst", init=1)  # so the engine's reset is the core's as well
         m.d.sync += core_domain.rst.eq(clear)
         m.submodules.core = DomainRenamer("core")(core)
         m.submodules.counters = counters = EventCounters(config.bus_bits)
@@ -312,7 +316,7 @@ class Engine(wiring.Component):
         # Registers
         # A register is as wide as it needs to be; bits above read zero.
         widths = {
-            "memory_base": 32,
+            "memory_base": 20,  # of 4096 bytes each
             "memory_size": config.address_bits + 1,
             "program": config.address_bits,
             "instructions": COUNT_BITS,
@@ -327,9 +331,12 @@ class Engine(wiring.Component):
         offsets = {register.name: register.offset for register in REGISTERS}
         for name, value in values.items():
             with m.If(port.write & (port.write_address == offsets[name]) & ~busy):
-                m.d.sync += value.eq((value & ~port.write_mask) | (port.write_data & port.write_mask))
+                low = 32 - len(value) if name == "memory_base" else 0
+                mask = port.write_mask[low:]
+                m.d.sync += value.eq((value & ~mask) | (port.write_data[low:] & mask))
         readable = {
             **values,
+            "memory_base": Cat(Const(0, 12), values["memory_base"]),
             "id": Const(ID_VALUE, 32),
             "control": Const(0, 32),
             "status": Cat(busy, done, fault, Const(0, 5), code),
@@ -409,7 +416,7 @@ class Engine(wiring.Component):
         # Ports
         for master in (read, write):
             m.d.comb += [
-                master.base.eq(values["memory_base"] & ~0xFFF),
+                master.base.eq(readable["memory_base"]),
                 master.size.eq(values["memory_size"] >> shift),
                 master.stop.eq(stop),
             ]
@@ -425,11 +432,12 @@ class Engine(wiring.Component):
             counters.snapshot.eq(core.snapshot),
         ]
         outside_events = {
-            "cycles": running,
+            "cycles": Const(1),
             "store_beats": write.beat,
             "store_wait_memory": ~write.idle & ~write.beat,
         }
         for index, (name, _) in enumerate(COUNTERS):
             event = outside_events.get(name, core.events[index])
-            m.d.comb += counters.events[index].eq(event)
+            # Between runs nothing counts, neither what was missing nor what a fault has left to be finished.
+            m.d.comb += counters.events[index].eq(event & running)
         return m

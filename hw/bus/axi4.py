@@ -20,8 +20,9 @@ PRIVILEGE = 0b000  # unprivileged, secure, data
 class WindowCheck(wiring.Component):
     """Adds the window's base to a burst and refuses one that leaves the window.
 
-    Two pipeline stages: sums, then the comparison. ``i.memory`` and ``size`` count words; a burst is inside
-    when ``memory + length <= size``. A refused burst is dropped and ``outside`` is high for a cycle.
+    A burst takes two cycles: sums, then the comparison; the next one may enter as it leaves. ``i.memory`` and
+    ``size`` count words; a burst is inside when ``memory + length <= size``. A refused burst is dropped and
+    ``outside`` is high for a cycle.
 
     Parameters
     ----------
@@ -60,38 +61,31 @@ class WindowCheck(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         shift = (self.bus_bytes - 1).bit_length()
-        summed = Signal()
+        summed = Signal()  # the registers hold a burst that has not been judged
         end = Signal(self.address_bits + 1, reset_less=True)
         fits = Signal(reset_less=True)
-        address = Signal(32, reset_less=True)
-        length = Signal(8, reset_less=True)
-        ident = Signal(reset_less=True)
         burst = self.i.payload.burst
 
-        advance = ~self.o.valid | self.o.ready
         m.d.comb += [
-            self.i.ready.eq(~summed | advance),
+            self.i.ready.eq(~summed & (~self.o.valid | self.o.ready)),
             self.idle.eq(~summed & ~self.o.valid),
         ]
+        with m.If(self.o.ready):
+            m.d.sync += self.o.valid.eq(0)
         with m.If(self.i.ready):
             m.d.sync += [
                 summed.eq(self.i.valid & ~self.stop),
                 end.eq(burst.memory + burst.length),
                 # Memory addresses beyond the byte address space cannot be inside any window.
                 fits.eq(~burst.memory[32 - shift :].any()),
-                address.eq(self.base + (burst.memory << shift)),
-                length.eq(burst.length - 1),
-                ident.eq(self.i.payload.id),
+                self.o.payload.address.eq(self.base + (burst.memory << shift)),
+                self.o.payload.len.eq(burst.length - 1),
+                self.o.payload.id.eq(self.i.payload.id),
             ]
-        inside = fits & (end <= self.size) & ~self.stop
-        m.d.sync += self.outside.eq(summed & advance & ~inside & ~self.stop)
-        with m.If(advance):
-            m.d.sync += [
-                self.o.valid.eq(summed & inside),
-                self.o.payload.address.eq(address),
-                self.o.payload.len.eq(length),
-                self.o.payload.id.eq(ident),
-            ]
+        inside = fits & (end <= self.size)
+        m.d.sync += self.outside.eq(summed & ~inside & ~self.stop)
+        with m.If(summed):
+            m.d.sync += [summed.eq(0), self.o.valid.eq(inside & ~self.stop)]
         return m
 
 

@@ -16,7 +16,8 @@ class BlockFifo(wiring.Component):
 
         i ──► memory ──► its output (`loaded`) ──► register ──► o
 
-    Block RAM is slow to put out, so a register stands behind it.
+    Block RAM is slow to put out, so a register stands behind it, unless whoever takes the words has one: then
+    a word leaves a cycle earlier.
 
     A word is read only in a later cycle than it was written, so the memory never sees a read and a write
     of one address together.
@@ -25,6 +26,8 @@ class BlockFifo(wiring.Component):
     ----------
     width, depth
         Bits of a word; words, a power of two.
+    registered
+        Whether the register is there.
 
     Members
     -------
@@ -32,11 +35,12 @@ class BlockFifo(wiring.Component):
     level : words inside, counted when they come in and when they leave
     """
 
-    def __init__(self, width: int, depth: int):
+    def __init__(self, width: int, depth: int, *, registered: bool = True):
         if depth < 2 or depth & (depth - 1):
             raise ValueError(f"FIFO depth must be a power of two of at least 2, not {depth!r}")
         self.width = width
         self.depth = depth
+        self.registered = registered
         super().__init__(
             {
                 "i": In(stream.Signature(width)),
@@ -60,20 +64,30 @@ class BlockFifo(wiring.Component):
             ram.write_data.eq(self.i.payload),
             ram.write_enable.eq(self.i.valid & self.i.ready),
             ram.read_address.eq(consume),
-            move.eq(loaded & (~self.o.valid | self.o.ready)),
             ram.read_enable.eq((stored != 0) & (~loaded | move)),
-            self.level.eq(stored + loaded + self.o.valid),
         ]
+        if self.registered:
+            m.d.comb += [
+                move.eq(loaded & (~self.o.valid | self.o.ready)),
+                self.level.eq(stored + loaded + self.o.valid),
+            ]
+            with m.If(move):
+                m.d.sync += [self.o.payload.eq(ram.read_data), self.o.valid.eq(1)]
+            with m.Elif(self.o.ready):
+                m.d.sync += self.o.valid.eq(0)
+        else:
+            m.d.comb += [
+                self.o.payload.eq(ram.read_data),
+                self.o.valid.eq(loaded),
+                move.eq(loaded & self.o.ready),
+                self.level.eq(stored + loaded),
+            ]
         with m.If(ram.write_enable):
             m.d.sync += produce.eq(produce + 1)
         with m.If(ram.read_enable):
             m.d.sync += [consume.eq(consume + 1), loaded.eq(1)]
         with m.Elif(move):
             m.d.sync += loaded.eq(0)
-        with m.If(move):
-            m.d.sync += [self.o.payload.eq(ram.read_data), self.o.valid.eq(1)]
-        with m.Elif(self.o.ready):
-            m.d.sync += self.o.valid.eq(0)
         with m.If(ram.write_enable & ~ram.read_enable):
             m.d.sync += stored.eq(stored + 1)
         with m.Elif(ram.read_enable & ~ram.write_enable):

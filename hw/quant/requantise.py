@@ -94,7 +94,7 @@ class _Multiplier(wiring.Component):
     @staticmethod
     def latency_of(cycles: int) -> int:
         """Cycles from ``start`` to ``done``."""
-        return BlockMultiplier.LATENCY + 2 + (0 if cycles == 1 else 3)
+        return BlockMultiplier.LATENCY + (2 if cycles == 1 else 4)
 
     def __init__(self, cycles: int):
         self.cycles = cycles
@@ -113,7 +113,8 @@ class _Multiplier(wiring.Component):
         x = self.x.value.as_unsigned()
         # Order: low·low, low·high, high·low, high·high
         pairs = [(x[16 * i :][:16], self.m[16 * j :][:16]) for i in range(2) for j in range(2)]
-        correction = delay(m, Mux(x[31], self.m, 0), BlockMultiplier.LATENCY, "correction")
+        correction = Mux(x[31], self.m, 0)
+        low = Signal(32, reset_less=True)
         if self.cycles == 1:
             products = []
             for index, (a, b) in enumerate(pairs):
@@ -121,40 +122,40 @@ class _Multiplier(wiring.Component):
                 m.submodules[f"block_{index}"] = block
                 m.d.comb += [block.a.eq(a), block.b.eq(b)]
                 products.append(block.product)
-        else:
-            m.submodules.block = block = BlockMultiplier(16, 16, signed=False)
-            phase = Cat(self.start, *(Signal(name=f"phase_{index}") for index in range(1, 4)))
-            m.d.sync += phase[1:].eq(phase[:3])
-            m.d.comb += [
-                block.a.eq(Mux(phase[2] | phase[3], pairs[2][0], pairs[0][0])),
-                block.b.eq(Mux(phase[1] | phase[3], pairs[1][1], pairs[0][1])),
+            middle = Signal(33, reset_less=True)
+            high = Signal(signed(33), reset_less=True)
+            total = Signal(signed(48), reset_less=True)
+            bottom = Signal(16, reset_less=True)
+            m.d.sync += [
+                middle.eq(products[1] + products[2]),
+                high.eq(products[3] - delay(m, correction, BlockMultiplier.LATENCY, "correction")),
+                low.eq(products[0]),
+                total.eq(Cat(low[16:], high[:32]).as_signed() + middle),
+                bottom.eq(low[:16]),
             ]
-            # Products come one after the other; earlier ones wait for the last.
-            arriving = [
-                delay(m, phase[index], BlockMultiplier.LATENCY, f"arrives_{index}", reset_less=False)
-                for index in range(3)
-            ]
-            products = []
-            for index in range(3):
-                register = Signal(32, name=f"product_{index}", reset_less=True)
-                with m.If(arriving[index]):
-                    m.d.sync += register.eq(block.product)
-                products.append(register)
-            products.append(block.product)
+            m.d.comb += self.p.value.eq(Cat(bottom, total).as_signed())
+            return m
 
-        middle = Signal(33, reset_less=True)
-        high = Signal(signed(33), reset_less=True)
-        low = Signal(32, reset_less=True)
-        total = Signal(signed(48), reset_less=True)
-        bottom = Signal(16, reset_less=True)
-        m.d.sync += [
-            middle.eq(products[1] + products[2]),
-            high.eq(products[3] - correction),
-            low.eq(products[0]),
-            total.eq(Cat(low[16:], high[:32]).as_signed() + middle),
-            bottom.eq(low[:16]),
+        # One block: the products come one after the other and are added as they come, lowest first.
+        m.submodules.block = block = BlockMultiplier(16, 16, signed=False)
+        steps = pulses(m, self.start, 3 + BlockMultiplier.LATENCY, "step")
+        arrives = steps[BlockMultiplier.LATENCY :]
+        m.d.comb += [
+            block.a.eq(Mux(steps[2] | steps[3], pairs[2][0], pairs[0][0])),
+            block.b.eq(Mux(steps[1] | steps[3], pairs[1][1], pairs[0][1])),
         ]
-        m.d.comb += self.p.value.eq(Cat(bottom, total).as_signed())
+        # The part of the sum from bit 16 on, and from bit 32 on when the last product has been added.
+        above = Signal(signed(35), reset_less=True)
+        last_correction = held_delay(
+            m, correction, len(steps) - 1, "correction", pulses=steps, every=self.cycles, held=self.cycles
+        )
+        with m.If(arrives[0]):
+            m.d.sync += [low[:16].eq(block.product[:16]), above.eq(block.product[16:])]
+        with m.Elif(arrives[3]):
+            m.d.sync += [low[16:].eq(above[:16]), above.eq((above >> 16) + (block.product - last_correction))]
+        with m.Else():
+            m.d.sync += above.eq(above + block.product)
+        m.d.comb += self.p.value.eq(Cat(low, above))
         return m
 
 
@@ -168,7 +169,7 @@ class Requantiser(wiring.Component):
 
         stage  what                                              width
         1      x = acc + bias                                    32
-        2-5    p = x * multiplier                                63   (7 stages from one multiplier block)
+        2-5    p = x * multiplier                                63   (6 stages from one multiplier block)
         6      v = p >> 24, and for TFLite's first rounding      39
                    the lower 7 bits dropped into bit 7
         7      v >>= 8 * coarse, collecting sticky, overflow     18

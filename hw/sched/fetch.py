@@ -11,7 +11,7 @@ from .isa import HEADER, Opcode, Unit
 
 __all__ = ["COUNT_BITS", "FetchUnit"]
 
-COUNT_BITS = 24
+COUNT_BITS = 20
 """Width of a program's number of instructions."""
 
 
@@ -66,9 +66,7 @@ class FetchUnit(wiring.Component):
         block_bits = max(burst, beats).bit_length()
         m.submodules.splitter = splitter = BurstSplitter(
             burst,
-            BlockLayout(
-                address_bits=config.word_address_bits, beats_bits=block_bits, row_bits=block_bits
-            ),
+            BlockLayout(address_bits=config.word_address_bits, beats_bits=block_bits, row_bits=block_bits),
         )
         m.submodules.buffer = buffer = BlockFifo(config.bus_bits, self.BUFFER)
 

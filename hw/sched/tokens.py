@@ -6,17 +6,19 @@ from amaranth.lib.wiring import In, Out
 
 from .isa import Unit
 
-__all__ = ["TOKEN_LIMIT", "TokenBank"]
-
-TOKEN_LIMIT = 255
-"""Tokens that one unit can be ahead of another."""
+__all__ = ["TokenBank"]
 
 
 class TokenBank(wiring.Component):
     """Counts the tokens that each unit has given to each other one and that have not been taken.
 
     A unit may start when every unit it waits for has given it a token. Giving and taking in the same cycle
-    leaves the count as it is. A token beyond :data:`TOKEN_LIMIT` raises ``overflow``.
+    leaves the count as it is. A token beyond ``limit`` raises ``overflow``.
+
+    Parameters
+    ----------
+    limit
+        Tokens that one unit can be ahead of another.
 
     Members, one element per unit
     -----------------------------
@@ -28,7 +30,8 @@ class TokenBank(wiring.Component):
     overflow : a token was lost
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int):
+        self.limit = limit
         units = len(Unit)
         super().__init__(
             {
@@ -49,7 +52,7 @@ class TokenBank(wiring.Component):
             for giver in Unit:
                 if giver == taker:
                     continue
-                count = Signal(range(TOKEN_LIMIT + 1), name=f"count_{giver.name}_{taker.name}".lower())
+                count = Signal(range(self.limit + 1), name=f"count_{giver.name}_{taker.name}".lower())
                 present = Signal(name=f"present_{giver.name}_{taker.name}".lower())
                 up = self.give[giver] & self.post[giver][taker]
                 down = self.take[taker] & self.wait_for[taker][giver]
@@ -58,7 +61,7 @@ class TokenBank(wiring.Component):
                 with m.Elif(down & ~up):
                     m.d.sync += [count.eq(count - 1), present.eq(count != 1)]
                 m.d.comb += self.lacking[taker][giver].eq(self.wait_for[taker][giver] & ~present)
-                overflows.append(up & ~down & (count == TOKEN_LIMIT))
+                overflows.append(up & ~down & (count == self.limit))
             m.d.comb += self.waited[taker].eq(~self.lacking[taker].any())
         m.d.comb += self.overflow.eq(Cat(overflows).any())
         return m
