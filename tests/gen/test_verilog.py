@@ -8,22 +8,27 @@ import pytest
 
 from bitwright.gen import config
 from bitwright.gen.manifest import manifest
-from bitwright.gen.verilog import emit
+from bitwright.gen.verilog import Design, elaborate, emit
 
 
 @pytest.fixture(scope="module")
-def tiny() -> str:
-    return emit(config.load("tiny"))
+def design() -> Design:
+    return elaborate(config.load("tiny"))
 
 
-def test_modules_and_ports(tiny: str) -> None:
+@pytest.fixture(scope="module")
+def tiny(design: Design) -> str:
+    return design.verilog
+
+
+def test_modules_and_ports(tiny: str, design: Design) -> None:
     modules = re.findall(r"^module (\S+)", tiny, re.MULTILINE)
     assert len(modules) == len(set(modules))
     assert {"bitwright", "dot_product_unit", "requantiser", "bitwright_ram"} <= set(modules)
     top = re.search(r"^module bitwright\((.*?)\);", tiny, re.MULTILINE | re.DOTALL)
     assert top
     ports = {port.strip() for port in top[1].replace("\n", " ").split(",")}
-    assert ports == {port["name"] for port in manifest(config.load("tiny"))["ports"]}
+    assert ports == {port["name"] for port in manifest(config.load("tiny"), design)["ports"]}
     assert {"clk", "rst", "irq", "m_axi_rdata", "s_axil_wdata"} <= ports
 
 
