@@ -22,7 +22,7 @@ def tiny(design: Design) -> str:
 
 
 def test_modules_and_ports(tiny: str, design: Design) -> None:
-    modules = re.findall(r"^module (\S+)", tiny, re.MULTILINE)
+    modules = re.findall(r"^module ([^\s(]+)", tiny, re.MULTILINE)
     assert len(modules) == len(set(modules))
     assert {"bitwright", "dot_product_unit", "requantiser", "bitwright_ram"} <= set(modules)
     top = re.search(r"^module bitwright\((.*?)\);", tiny, re.MULTILINE | re.DOTALL)

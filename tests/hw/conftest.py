@@ -31,6 +31,12 @@ def simulate():
 
 
 @pytest.fixture(scope="session")
+def bed():
+    """The class :class:`Bed`, for a design that many tests share, as it takes long to elaborate."""
+    return Bed
+
+
+@pytest.fixture(scope="session")
 def stream_put():
     """``await stream_put(ctx, stream, payload)``: one transfer; returns in the cycle after it."""
     return _put
@@ -91,21 +97,45 @@ def _refuses(match, make, *arguments, **named):
 
 
 def _simulate(dut, *benches, background=(), cycles=20_000):
-    async def limit(ctx):
-        for _ in range(cycles):
-            await ctx.tick()
-        raise AssertionError(f"the simulation has not ended after {cycles} cycles")
+    Bed(dut).run(*benches, background=background, cycles=cycles)
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-6)
-    for bench in benches:
-        simulator.add_testbench(bench)
-    for bench in (*background, limit):
-        simulator.add_testbench(bench, background=True)
-    try:
-        simulator.run()
-    except Exception as error:
-        raise error.with_traceback(_without_simulator(error.__traceback__)) from None
+
+class Bed:
+    """A simulation that can be run again, from the initial state, with as many benches as the first time."""
+
+    def __init__(self, dut):
+        self._simulator = Simulator(dut)
+        self._simulator.add_clock(1e-6)
+        self._benches = []
+
+    def run(self, *benches, background=(), cycles=20_000):
+        """Run until every bench has ended; those in the background need not."""
+
+        async def limit(ctx):
+            for _ in range(cycles):
+                await ctx.tick()
+            raise AssertionError(f"the simulation has not ended after {cycles} cycles")
+
+        again = bool(self._benches)
+        self._benches = [*benches, *background, limit]
+        self._ended = set()
+        if again:
+            self._simulator.reset()
+        else:
+            for index in range(len(self._benches)):
+                self._simulator.add_testbench(self._bench(index), background=index >= len(benches))
+        try:
+            self._simulator.run()
+        except Exception as error:
+            raise error.with_traceback(_without_simulator(error.__traceback__)) from None
+        assert self._ended >= set(range(len(benches)))
+
+    def _bench(self, index):
+        async def run(ctx):
+            await self._benches[index](ctx)
+            self._ended.add(index)
+
+        return run
 
 
 def _without_simulator(traceback):
@@ -230,11 +260,20 @@ class AxiMemory:
             for name in (channel + rest for rest in names.split())
             if hasattr(port, prefix + name)
         }
+        self._driven = {}  # what the signals have been set to
         self._offered = {}
         self._reading = {0: deque(), 1: deque()}  # by ID: addresses of words, and whether last
         self._announced = deque()  # addresses of words, None after each burst's last
         self._given = deque()
         self._answers = deque()
+        self._failed = False  # a word of the burst being written
+
+    def forget(self):
+        """As a reset: nobody is owed anything. To be called in a cycle without transfers."""
+        self._offered.clear()
+        for queue in (*self._reading.values(), self._announced, self._given, self._answers):
+            queue.clear()
+        self._failed = False
 
     @property
     def quiet(self):
@@ -268,8 +307,9 @@ class AxiMemory:
             driven |= {"rvalid": int(r is not None), **(r or {})}
             driven |= {"bvalid": int(b is not None), **(b or {})}
             for name, value in driven.items():
-                if name in self._signals:
+                if name in self._signals and self._driven.get(name) != value:
                     ctx.set(self._signals[name], value)
+                    self._driven[name] = value
             _, _, *values = await ctx.tick().sample(*self._signals.values())
             now = dict(zip(names, values, strict=True))
             if now.get("rvalid") and now["rready"]:
@@ -325,7 +365,7 @@ class AxiMemory:
             for byte in range(self.bus_bytes):
                 if strobes >> byte & 1 and address not in self.bad_write:
                     self.contents[address - self.base + byte] = word >> 8 * byte & 255
-            self._failed = getattr(self, "_failed", False) or address in self.bad_write
+            self._failed |= address in self.bad_write
             if last:
                 self._answers.append(2 if self._failed else 0)
                 self._failed = False

@@ -144,6 +144,7 @@ def test_formats():
                 "drain_cycles": 8,
                 "instruction_beats": 4,
                 "word_address_bits": 29,
+                "token_limit": 63,
                 "peak_macs_per_cycle": 64,
                 "accumulator_bits": 8 + 8 + 14,
             },
@@ -160,6 +161,7 @@ def test_formats():
                 "bus_bits": 32,
                 "address_bits": 20,
                 "reduction": 1000,
+                "queue_depth": 8,
             },
             {
                 "bus_bytes": 4,
@@ -173,6 +175,7 @@ def test_formats():
                 "drain_cycles": 3 * 3 * 4,
                 "instruction_beats": 8,
                 "word_address_bits": 18,
+                "token_limit": 31,
                 "peak_macs_per_cycle": 576,
                 "accumulator_bits": 4 + 2 + 10,
             },

@@ -1,5 +1,7 @@
 """The array: every unit's dot product, when it is captured, and the order in which results leave."""
 
+from itertools import chain
+
 import pytest
 
 from bitwright.hw.array.output_stationary import OutputStationaryArray
@@ -63,12 +65,12 @@ def test_results_in_order(changes, rng, simulate, watch):
                     ctx.set(dut.activations[row], pack(a[row], c.activation_bits))
                     for col in range(c.cols):
                         sums[row][col] += sum(x * y for x, y in zip(a[row], w[col], strict=True))
-                ctx.set(dut.weights, pack(sum(w, []), c.weight_bits))
+                ctx.set(dut.weights, pack([*chain(*w)], c.weight_bits))
                 ctx.set(dut.valid, 1)
                 ctx.set(dut.last, step == steps - 1)
                 await ctx.tick()
                 cycle += 1
-            captures.append((cycle - 1, sum(sums, [])))
+            captures.append((cycle - 1, [*chain(*sums)]))
         ctx.set(dut.valid, 0)
         await ctx.tick().repeat(dut.latency + drains + 2)
 

@@ -18,9 +18,7 @@ async def offer(ctx, valid, ready, settings, delay):
     ctx.set(valid, 0)
 
 
-@pytest.mark.parametrize(
-    ("address_delay", "data_delay"), [(0, 0), (0, 3), (3, 0), (0, 1), (1, 0)], ids=str
-)
+@pytest.mark.parametrize(("address_delay", "data_delay"), [(0, 0), (0, 3), (3, 0), (0, 1), (1, 0)], ids=str)
 def test_order_of_address_and_data(address_delay, data_delay, simulate, watch):
     dut = RegisterPort()
     trace = []

@@ -1,5 +1,7 @@
 """Bursts of a block: all of its words in order, and none across a burst's natural boundary."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +15,10 @@ def some_blocks(draw):
     address_bits = draw(st.sampled_from([10, 28, 32]))
     layout = draw(
         st.sampled_from(
-            [BlockLayout(address_bits=address_bits), BlockLayout(address_bits=address_bits, beats_bits=7, row_bits=7)]
+            [
+                BlockLayout(address_bits=address_bits),
+                BlockLayout(address_bits=address_bits, beats_bits=7, row_bits=7),
+            ]
         )
     )
     end = 1 << address_bits
@@ -21,7 +26,9 @@ def some_blocks(draw):
 
     def block():
         return {
-            "memory": draw(st.one_of(st.integers(0, 300), st.integers(0, end - 1), st.integers(end - 40, end - 1))),
+            "memory": draw(
+                st.one_of(st.integers(0, 300), st.integers(0, end - 1), st.integers(end - 40, end - 1))
+            ),
             "beats": draw(st.integers(1, 80)),
             "row_beats": draw(st.one_of(st.integers(1, 90), st.integers(most - 3, most))),
             "stride": draw(st.one_of(st.integers(0, 200), st.integers(end - 50, end - 1))),
@@ -73,6 +80,7 @@ def test_blocks(burst_beats, layout_and_blocks, idle, stall, rng, simulate, send
         dut,
         sender(dut.i, blocks, rng, idle),
         receiver(dut.o, found, rng, stall, count=len(expected)),
+        cycles=5000,
     )
     found = [(burst["memory"], burst["length"], burst["last"]) for burst in found]
     # The union, in order, is the block ...
@@ -111,7 +119,7 @@ def test_pace(block, gaps, simulate, stream_put, watch):
     given = [cycle for cycle, (valid,) in enumerate(trace) if valid]
     # The block is taken in cycle 0; its first burst comes after a cycle for its row and one for itself.
     assert given[0] == 3
-    assert [after - before for before, after in zip(given, given[1:], strict=False)] == gaps
+    assert [after - before for before, after in pairwise(given)] == gaps
 
 
 def test_longest_block(simulate, stream_put, watch):
@@ -121,7 +129,9 @@ def test_longest_block(simulate, stream_put, watch):
 
     async def drive(ctx):
         ctx.set(dut.o.ready, 1)
-        await stream_put(ctx, dut.i, {"memory": 255, "beats": 2**24 - 1, "row_beats": 2**16 - 1, "stride": 2**17})
+        await stream_put(
+            ctx, dut.i, {"memory": 255, "beats": 2**24 - 1, "row_beats": 2**16 - 1, "stride": 2**17}
+        )
         # One row: a word, 255 bursts of 256, and 254 words
         await ctx.tick().repeat(2 + 2 * 257 + 3)
 

@@ -9,9 +9,9 @@ from bitwright.hw.memory.fifo import BlockFifo
 
 @pytest.mark.parametrize("stall", [0.0, 0.3, 0.8])
 @pytest.mark.parametrize("idle", [0.0, 0.3, 0.8])
-@pytest.mark.parametrize("depth", [2, 8])
-def test_order(depth, idle, stall, rng, simulate, sender, receiver):
-    dut = BlockFifo(16, depth)
+@pytest.mark.parametrize(("depth", "registered"), [(2, True), (8, True), (2, False)])
+def test_order(depth, registered, idle, stall, rng, simulate, sender, receiver):
+    dut = BlockFifo(16, depth, registered=registered)
     words = [rng.getrandbits(16) for _ in range(60)]
     found = []
     simulate(
@@ -26,11 +26,11 @@ def test_order(depth, idle, stall, rng, simulate, sender, receiver):
 runs = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(1, 12)), max_size=12)
 
 
-@settings(max_examples=50, deadline=None)
-@given(depth=st.sampled_from([2, 4, 8]), runs=runs)
-def test_every_cycle_against_a_model(depth, runs, simulate):
+@settings(max_examples=60, deadline=None)
+@given(depth=st.sampled_from([2, 4, 8]), registered=st.booleans(), runs=runs)
+def test_every_cycle_against_a_model(depth, registered, runs, simulate):
     """Words in the memory, perhaps one at its output, and perhaps one in the register behind that."""
-    dut = BlockFifo(8, depth)
+    dut = BlockFifo(8, depth, registered=registered)
 
     async def drive(ctx):
         stored = []
@@ -41,18 +41,21 @@ def test_every_cycle_against_a_model(depth, runs, simulate):
                 ctx.set(dut.i.valid, offers)
                 ctx.set(dut.i.payload, value)
                 ctx.set(dut.o.ready, takes)
+                given = output if registered else loaded
                 assert ctx.get(dut.i.ready) == (len(stored) < depth)
-                assert ctx.get(dut.o.valid) == (output is not None)
+                assert ctx.get(dut.o.valid) == (given is not None)
                 assert ctx.get(dut.level) == len(stored) + (loaded is not None) + (output is not None)
-                if output is not None:
-                    assert ctx.get(dut.o.payload) == output
+                if given is not None:
+                    assert ctx.get(dut.o.payload) == given
                 await ctx.tick()
                 # A word that comes in can be read in the next cycle at the earliest.
                 before = len(stored)
                 if offers and before < depth:
                     stored.append(value)
                     value = (value + 1) % 256
-                if output is None or takes:
+                if not registered and takes:
+                    loaded = None
+                if registered and (output is None or takes):
                     output, loaded = loaded, None
                 if loaded is None and before:
                     loaded = stored.pop(0)
@@ -60,8 +63,9 @@ def test_every_cycle_against_a_model(depth, runs, simulate):
     simulate(dut, drive)
 
 
-def test_first_word_takes_three_cycles_then_one_each(simulate, watch):
-    dut = BlockFifo(8, 4)
+@pytest.mark.parametrize(("registered", "latency"), [(True, 3), (False, 2)])
+def test_first_word_and_then_one_in_each_cycle(registered, latency, simulate, watch):
+    dut = BlockFifo(8, 4, registered=registered)
 
     async def drive(ctx):
         ctx.set(dut.o.ready, 1)
@@ -74,20 +78,21 @@ def test_first_word_takes_three_cycles_then_one_each(simulate, watch):
 
     trace = []
     simulate(dut, drive, background=[watch(trace, dut.o.valid, dut.o.payload)])
-    assert [cycle for cycle, (valid, _) in enumerate(trace) if valid] == list(range(3, 13))
+    assert [cycle for cycle, (valid, _) in enumerate(trace) if valid] == list(range(latency, latency + 10))
     assert [value for valid, value in trace if valid] == list(range(10))
 
 
-def test_holds_two_more_than_its_depth(simulate, stream_put):
+@pytest.mark.parametrize(("registered", "more"), [(True, 2), (False, 1)])
+def test_holds_more_than_its_depth(registered, more, simulate, stream_put):
     """The memory's output and the register behind it come on top."""
-    dut = BlockFifo(8, 4)
+    dut = BlockFifo(8, 4, registered=registered)
 
     async def drive(ctx):
-        for value in range(6):
+        for value in range(4 + more):
             await stream_put(ctx, dut.i, value)
         await ctx.tick().repeat(2)
         assert not ctx.get(dut.i.ready)
-        assert ctx.get(dut.level) == 6
+        assert ctx.get(dut.level) == 4 + more
 
     simulate(dut, drive)
 

@@ -130,7 +130,9 @@ def random_instruction(config, rng):
     }
 
 
-@pytest.mark.parametrize(("stall", "absent", "idle"), [(0, 0, 0), (0.5, 0, 0), (0.8, 0.5, 0.3), (0.2, 0, 0.9)])
+@pytest.mark.parametrize(
+    ("stall", "absent", "idle"), [(0, 0, 0), (0.5, 0, 0), (0.8, 0.5, 0.3), (0.2, 0, 0.9)]
+)
 @pytest.mark.parametrize(("bus_bits", "address_bits"), [(32, 32), (128, 18)])
 def test_random_instructions(bus_bits, address_bits, stall, absent, idle, rng, simulate, sender):
     config = CONFIG.replace(bus_bits=bus_bits, address_bits=address_bits)
@@ -181,14 +183,28 @@ def test_word_every_cycle(rng, simulate, stream_put, watch):
         i = {"opcode": Opcode.STORE, "beats": 64, "row_beats": 64}
         await stream_put(ctx, dut.i, i)
 
-    simulate(
-        dut, drive, background=[*around.benches, watch(trace, dut.words.valid, dut.words.ready)]
-    )
+    simulate(dut, drive, background=[*around.benches, watch(trace, dut.words.valid, dut.words.ready)])
     sent = [cycle for cycle, (valid, ready) in enumerate(trace) if valid and ready]
     assert len(sent) == 64
     # The splitter gives a burst of four words every two cycles, so only the first is waited for.
     assert sent[-1] - sent[0] == 63
     assert around.words == around.contents
+
+
+def test_offers_words_without_waiting_to_be_asked(rng, simulate):
+    """A master's valid may not wait for ready."""
+    dut = StoreUnit(CONFIG)
+    around = Surroundings(dut, CONFIG, rng)
+
+    async def drive(ctx):
+        ctx.set(dut.waited, 1)
+        ctx.set(dut.i.payload, {"opcode": Opcode.STORE, "beats": 4, "row_beats": 4})
+        ctx.set(dut.i.valid, 1)
+        await ctx.tick().repeat(8)
+        assert ctx.get(dut.request.valid)
+        assert ctx.get(dut.words.valid)
+
+    simulate(dut, drive, background=[around.scratchpad])
 
 
 def test_waits_for_tokens_and_for_the_acknowledgement(rng, simulate):

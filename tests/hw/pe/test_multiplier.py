@@ -40,7 +40,9 @@ def some_pairs(a_bits, b_bits, rng):
     return pairs + [(rng.getrandbits(a_bits), rng.getrandbits(b_bits)) for _ in range(400)]
 
 
-@pytest.mark.parametrize(("a_bits", "b_bits"), [(4, 4), (8, 2), (2, 8), (2, 2), (2, 3), (5, 5), (4, 6), (3, 7)])
+@pytest.mark.parametrize(
+    ("a_bits", "b_bits"), [(4, 4), (8, 2), (2, 8), (2, 2), (2, 3), (5, 5), (4, 6), (3, 7)]
+)
 def test_rows_exhaustively(a_bits, b_bits, simulate, watch):
     check(RowMultiplier(a_bits, b_bits), True, every_pair(a_bits, b_bits), simulate, watch)
 

@@ -1,5 +1,7 @@
 """Event counters: every event counted once, whoever asks and whenever."""
 
+from itertools import pairwise
+
 import pytest
 
 from bitwright.hw.sched.counters import EventCounters
@@ -81,7 +83,7 @@ def test_done_is_one_cycle_even_if_the_read_stays(rng, simulate, watch):
 
     simulate(dut, drive, background=[watch(trace, dut.done)])
     done = [cycle for cycle, (high,) in enumerate(trace) if high]
-    assert [later - earlier for earlier, later in zip(done, done[1:], strict=False)] == [16] * (len(done) - 1)
+    assert [later - earlier for earlier, later in pairwise(done)] == [16] * (len(done) - 1)
     assert len(done) >= 3
 
 
@@ -125,7 +127,9 @@ def test_snapshots(bus_bits, stall, rng, simulate, receiver):
         assert as_of(events, values, asked) is not None
 
 
-@pytest.mark.parametrize(("delay", "taken"), [(1, 0), (10, 0), (30, 0), (38, 0), (100, 0), (100, 1), (100, 7)])
+@pytest.mark.parametrize(
+    ("delay", "taken"), [(1, 0), (10, 0), (30, 0), (38, 0), (100, 0), (100, 1), (100, 7)]
+)
 def test_clear_forgets_a_snapshot_under_way(delay, taken, rng, simulate, receiver):
     """A fault may leave a snapshot untaken; the next run's must be its own, and whole."""
     dut = EventCounters(32)

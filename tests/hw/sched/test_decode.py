@@ -24,7 +24,9 @@ def kept_bits(layout, narrow):
 
 
 @pytest.mark.parametrize(("idle", "stall"), [(0, 0), (0.5, 0), (0, 0.5), (0.8, 0.3), (0.3, 0.8)])
-@pytest.mark.parametrize("opcode", [Opcode.LOAD, Opcode.COMPUTE, Opcode.STORE], ids=lambda opcode: opcode.name)
+@pytest.mark.parametrize(
+    "opcode", [Opcode.LOAD, Opcode.COMPUTE, Opcode.STORE], ids=lambda opcode: opcode.name
+)
 @pytest.mark.parametrize("bus_bits", [32, 64, 128])
 def test_instructions(bus_bits, opcode, idle, stall, rng, simulate, sender, receiver, watch):
     layout = LAYOUTS[opcode]

@@ -66,7 +66,7 @@ class Program:
             _, _, valid, burst = await ctx.tick().sample(dut.request.valid, dut.request.payload)
             if valid and ready:
                 start = burst["memory"] - self.address
-                assert 0 <= start
+                assert start >= 0
                 assert start + burst["length"] <= len(self.words)
                 pending.extend(self.words[start : start + burst["length"]])
                 self.bursts.append((burst["memory"], burst["length"]))

@@ -3,14 +3,14 @@
 import pytest
 
 from bitwright.hw.sched.isa import Unit
-from bitwright.hw.sched.tokens import TOKEN_LIMIT, TokenBank
+from bitwright.hw.sched.tokens import TokenBank
 
 PAIRS = [(giver, taker) for giver in Unit for taker in Unit if giver != taker]
 
 
 @pytest.mark.parametrize("generosity", [0.2, 0.5, 0.9])
 def test_random_traffic(generosity, rng, simulate):
-    dut = TokenBank()
+    dut = TokenBank(255)
     counts = dict.fromkeys(PAIRS, 0)
 
     async def drive(ctx):
@@ -22,9 +22,7 @@ def test_random_traffic(generosity, rng, simulate):
                 posts.append(rng.randrange(8) & others)
                 ctx.set(dut.wait_for[unit], waits[unit])
                 ctx.set(dut.post[unit], posts[unit])
-                lacking = [
-                    giver for giver in Unit if waits[unit] >> giver & 1 and not counts[giver, unit]
-                ]
+                lacking = [giver for giver in Unit if waits[unit] >> giver & 1 and not counts[giver, unit]]
                 assert ctx.get(dut.lacking[unit]) == sum(1 << giver for giver in lacking)
                 assert ctx.get(dut.waited[unit]) == (not lacking)
                 takes = not lacking and rng.random() < 0.7
@@ -43,7 +41,7 @@ def test_random_traffic(generosity, rng, simulate):
 
 
 def test_needs_all_it_waits_for(simulate):
-    dut = TokenBank()
+    dut = TokenBank(255)
 
     async def drive(ctx):
         ctx.set(dut.wait_for[Unit.COMPUTE], 0b101)
@@ -67,7 +65,7 @@ def test_needs_all_it_waits_for(simulate):
 
 
 def test_give_and_take_in_one_cycle(simulate):
-    dut = TokenBank()
+    dut = TokenBank(255)
 
     async def drive(ctx):
         ctx.set(dut.post[Unit.LOAD], 0b010)
@@ -86,15 +84,16 @@ def test_give_and_take_in_one_cycle(simulate):
     simulate(dut, drive)
 
 
+@pytest.mark.parametrize("limit", [31, 63])
 @pytest.mark.parametrize(("giver", "taker"), PAIRS, ids=lambda unit: unit.name)
-def test_overflow(giver, taker, simulate):
-    dut = TokenBank()
+def test_overflow(giver, taker, limit, simulate):
+    dut = TokenBank(limit)
 
     async def drive(ctx):
         ctx.set(dut.post[giver], 1 << taker)
         ctx.set(dut.wait_for[taker], 1 << giver)
         ctx.set(dut.give[giver], 1)
-        for _ in range(TOKEN_LIMIT):
+        for _ in range(limit):
             assert not ctx.get(dut.overflow)
             await ctx.tick()
         # One too many, unless one is taken now.
@@ -106,7 +105,7 @@ def test_overflow(giver, taker, simulate):
         assert not ctx.get(dut.overflow)
         # And all of them are there.
         ctx.set(dut.take[taker], 1)
-        for _ in range(TOKEN_LIMIT):
+        for _ in range(limit):
             assert ctx.get(dut.waited[taker])
             await ctx.tick()
         assert not ctx.get(dut.waited[taker])

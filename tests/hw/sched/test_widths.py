@@ -52,10 +52,10 @@ def greatest(c):
             **transfer,
             "opcode": Opcode.LOAD,
             "buffer": Buffer.CHANNELS,
-            "beats": filling,
+            "beats": min(filling, 2**24 - 1),
             "row_beats": min(filling, 2**16 - 1),
             "scratch": max(pad.rows for pad in pads.values()) - 1,
-            "scratch_row": activations.rows,
+            "scratch_row": min(activations.rows, 2**16 - 1),
         },
         Opcode.STORE: {
             **transfer,
