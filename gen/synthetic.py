@@ -52,8 +52,13 @@ def random_mlp(
     nodes = []
     for index, (terms, columns) in enumerate(pairwise(sizes)):
         weights = rng.integers(weight.min, weight.max + 1, (columns, terms))
-        spread = np.sqrt(terms) * (weight.max + 1) * (activation.max - activation.min + 1) / 2
+        # Inputs are uniform: centre the sums, and scale their deviation to half of the output's range.
+        mean = (activation.min + activation.max) / 2 - tensors[index].zero_point
+        deviation = (activation.max - activation.min + 1) / np.sqrt(12)
+        spread = np.sqrt((weights.astype(float) ** 2).sum(axis=1)).clip(1) * deviation
+        centre = (activation.min + activation.max) / 2 - tensors[index + 1].zero_point
         real = rng.uniform(0.3, 1.2, columns) * (activation.max - activation.min + 1) / 2 / spread
+        bias = rng.normal(0, spread) - mean * weights.sum(axis=1) + centre / real
         multiplier, shift = quantise_multiplier(real)
         low, high = activation.min, activation.max
         if index % 2:
@@ -65,7 +70,7 @@ def random_mlp(
                 output=f"t{index + 1}",
                 weights=weights,
                 weight_format=weight,
-                bias=rng.integers(-int(spread) - 1, int(spread) + 1, columns),
+                bias=np.rint(bias).astype(np.int64),
                 multiplier=multiplier,
                 shift=shift,
                 rounding=rounding,

@@ -402,8 +402,9 @@ class Engine(wiring.Component):
                         m.d.sync += [running.eq(0), busy.eq(1), done.eq(0), fault.eq(1), code.eq(why)]
                         m.next = "STOP"
             with m.State("STOP"):
+                # It lasts until the core is in reset, as what the core asks for before that must not be sent.
                 m.d.comb += [stop.eq(1), clear.eq(1)]
-                with m.If(read.idle & write.idle):
+                with m.If(core_domain.rst & read.idle & write.idle):
                     m.d.sync += busy.eq(0)
                     m.next = "IDLE"
 

@@ -80,7 +80,7 @@ def test_blocks(burst_beats, layout_and_blocks, idle, stall, rng, simulate, send
         dut,
         sender(dut.i, blocks, rng, idle),
         receiver(dut.o, found, rng, stall, count=len(expected)),
-        cycles=5000,
+        cycles=100 + 20 * len(expected),
     )
     found = [(burst["memory"], burst["length"], burst["last"]) for burst in found]
     # The union, in order, is the block ...

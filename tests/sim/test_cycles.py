@@ -1,0 +1,57 @@
+"""The cycle model: what must hold whatever the constants are."""
+
+import pytest
+
+from bitwright.gen.mapper import compile_graph
+from bitwright.gen.synthetic import random_mlp
+from bitwright.hw.config import EngineConfig
+from bitwright.hw.sched.isa import Instruction, Opcode, Unit
+from bitwright.sim.cycles import simulate
+
+CONFIG = EngineConfig(
+    cols=4, lanes=8, requantisers=2, activation_depth=256, weight_depth=64, channel_depth=32, output_depth=64
+)
+LOAD = {"beats": 200, "row_beats": 200, "stride": 200, "scratch_row": 1}
+
+
+def test_the_bus_gives_a_word_per_cycle() -> None:
+    loads = [Instruction(Opcode.LOAD, LOAD)] * 8
+    one, eight = simulate(CONFIG, loads[:1]).total, simulate(CONFIG, loads).total
+    assert eight - one == 7 * 200
+
+
+def test_latency_counts_once_where_loads_overlap() -> None:
+    loads = [Instruction(Opcode.LOAD, LOAD)] * 8
+    quick, slow = (simulate(CONFIG, loads, latency=latency).total for latency in (20, 120))
+    assert slow - quick == 2 * 100  # of the program, and of the first load
+
+
+def test_tokens_order_the_units() -> None:
+    program = [
+        Instruction(Opcode.LOAD, {**LOAD, "post": 1 << Unit.COMPUTE}),
+        Instruction(
+            Opcode.COMPUTE,
+            {"wait": 1 << Unit.LOAD, "steps": 50, "row_groups": 2, "col_groups": 3, "drain": 1},
+        ),
+    ]
+    timeline = simulate(CONFIG, program)
+    assert timeline.ends[1] > timeline.ends[0] + 300
+    free = [Instruction(Opcode.COMPUTE, {**program[1].fields, "wait": 0})]
+    assert simulate(CONFIG, free).total < timeline.ends[1]
+
+
+@pytest.mark.parametrize(("steps", "cycles"), [(50, 50), (1, CONFIG.drain_cycles)])
+def test_results_take_their_time_to_leave(steps: int, cycles: int) -> None:
+    def total(dots: int) -> int:
+        fields = {"steps": steps, "row_groups": dots, "col_groups": 2, "drain": 1}
+        return simulate(CONFIG, [Instruction(Opcode.COMPUTE, fields)]).total
+
+    assert total(20) - total(10) == 10 * 2 * cycles
+
+
+def test_snapshots_are_in_order() -> None:
+    program = compile_graph(random_mlp([64, 32, 16, 8]), CONFIG)
+    timeline = simulate(CONFIG, program.instructions)
+    assert len(timeline.snapshots) == 3
+    assert list(timeline.snapshots) == sorted(timeline.snapshots)
+    assert timeline.snapshots[-1] == timeline.total == program.predicted_cycles
