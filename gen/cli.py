@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -76,7 +77,16 @@ def working(quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda text: None
     elif not _err.is_terminal:
-        yield lambda text: _err.print(text, markup=False)
+        last = 0.0
+
+        def line(text: str) -> None:
+            # A count that goes up is worth a line now and then only.
+            nonlocal last
+            if not any(digit.isdigit() for digit in text) or time.monotonic() > last + 10:
+                last = time.monotonic()
+                _err.print(text, markup=False)
+
+        yield line
     else:
         columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
         with Progress(*columns, console=_err, transient=True) as progress:

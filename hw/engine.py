@@ -120,7 +120,6 @@ class Core(wiring.Component):
         parts: list[wiring.Component] = [load, compute, store]  # by Unit
         for decoder, part in zip(decoders, parts, strict=True):
             wiring.connect(m, decoder.o, part.i)
-            m.d.comb += part.reserved.eq(decoder.reserved)
 
         # Load
         wiring.connect(m, load.request, wiring.flipped(self.reads[1]))

@@ -35,7 +35,7 @@ class LoadUnit(wiring.Component):
 
     Members
     -------
-    i, reserved, wait_for, waited, take : instructions and tokens, as in the compute unit
+    i, wait_for, waited, take : instructions and tokens, as in the compute unit
     request : bursts to the read port
     word, word_valid : from the read port
     write_enable : per array row for activations, then weights, then parameters
@@ -55,7 +55,6 @@ class LoadUnit(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(self.layout)),
-                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
@@ -117,7 +116,6 @@ class LoadUnit(wiring.Component):
             | (instruction.row_beats == 0)
             | beyond[instruction.buffer]
             | ((instruction.buffer == Buffer.ACTIVATIONS) & (instruction.scratch_row == 0))
-            | self.reserved
             | instruction.wait[0]
             | instruction.post[0]
         )

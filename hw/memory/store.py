@@ -30,7 +30,7 @@ class StoreUnit(wiring.Component):
 
     Members
     -------
-    i, reserved, wait_for, waited, take : instructions and tokens, as in the compute unit
+    i, wait_for, waited, take : instructions and tokens, as in the compute unit
     read_enable, read_row, read_data : read port of the output scratchpad, one cycle of latency
     snapshot, counters : start a snapshot of the event counters; its words
     request, words : to the write port
@@ -47,7 +47,6 @@ class StoreUnit(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(self.layout)),
-                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
@@ -85,7 +84,6 @@ class StoreUnit(wiring.Component):
             (instruction.beats == 0)
             | (instruction.row_beats == 0)
             | instruction.scratch[self.row_bits :].any()
-            | self.reserved
             | instruction.wait[2]
             | instruction.post[2]
             | (counting & (instruction.beats != snapshot_words))

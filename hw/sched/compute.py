@@ -42,7 +42,7 @@ class ComputeUnit(wiring.Component):
 
     Members
     -------
-    i, reserved : decoded instructions; a bit is set that must be zero
+    i : decoded instructions
     wait_for, waited, take : tokens: which the instruction needs, whether they are there, and that it starts
     activation_address, weight_address, read_enable : read ports of the scratchpads
     beat, last : to the array, aligned with the operands
@@ -63,7 +63,6 @@ class ComputeUnit(wiring.Component):
         super().__init__(
             {
                 "i": In(stream.Signature(self.layout)),
-                "reserved": In(1),
                 "wait_for": Out(3),
                 "waited": In(1),
                 "take": Out(1),
@@ -112,7 +111,6 @@ class ComputeUnit(wiring.Component):
             | (instruction.row_groups == 0)
             | (instruction.col_groups == 0)
             | (~instruction.drain & ((instruction.row_groups != 1) | (instruction.col_groups != 1)))
-            | self.reserved
             | (instruction.wait[1] | instruction.post[1])
         )
         checked = Signal()  # the instruction has been looked at for a cycle: its checks are registered

@@ -1,6 +1,6 @@
 """Gathers an instruction from the bus words of a queue."""
 
-from amaranth.hdl import Cat, Const, Module, Signal
+from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,8 +12,8 @@ __all__ = ["InstructionDecoder"]
 class InstructionDecoder(wiring.Component):
     """Collects ``256 / bus_bits`` words, lowest first, and holds the instruction until it is taken.
 
-    Of each field only the low bits that the engine needs are kept. The others, and those that belong to no
-    field, must be zero: otherwise ``reserved`` is high beside the instruction.
+    Of each field only the low bits that the engine needs are kept; that the others are zero has been checked
+    where the instruction was fetched.
 
     Parameters
     ----------
@@ -28,7 +28,6 @@ class InstructionDecoder(wiring.Component):
     -------
     i : words of the queue
     o : instructions, payload in the narrow layout, stable while valid
-    reserved : a bit is set that must be zero
     idle : no part of an instruction is held
     """
 
@@ -40,7 +39,6 @@ class InstructionDecoder(wiring.Component):
             {
                 "i": In(stream.Signature(bus_bits)),
                 "o": Out(stream.Signature(narrow)),
-                "reserved": Out(1),
                 "idle": Out(1),
             }
         )
@@ -58,24 +56,18 @@ class InstructionDecoder(wiring.Component):
             self.o.payload.eq(instruction),
             self.idle.eq(~full & (count == 0)),
         ]
-        kept = 0
         with m.If(take):
             for name, field in self.narrow:
                 # No field lies across a multiple of 32 bits, so each is in one word.
                 offset = self.layout[name].offset
-                kept |= (1 << field.width) - 1 << offset
                 word, low = divmod(offset, self.bus_bits)
                 with m.If(count == word):
                     m.d.sync += instruction[name].eq(self.i.payload[low : low + field.width])
 
-        excess = []
-        for word in range(words):
-            mask = ~(kept >> word * self.bus_bits) & (1 << self.bus_bits) - 1
-            excess.append((count == word) & (self.i.payload & Const(mask, self.bus_bits)).any())
         with m.If(full & self.o.ready):
-            m.d.sync += [full.eq(0), self.reserved.eq(0)]
+            m.d.sync += full.eq(0)
         with m.If(take):
-            m.d.sync += [count.eq(count + 1), self.reserved.eq(self.reserved | Cat(excess).any())]
+            m.d.sync += count.eq(count + 1)
             with m.If(count == words - 1):
                 m.d.sync += [full.eq(1), count.eq(0)]
         return m

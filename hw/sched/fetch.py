@@ -1,6 +1,6 @@
 """Fetches the program and hands each instruction to the queue of its unit."""
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -8,6 +8,7 @@ from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import INSTRUCTION_BITS, EngineConfig
 from ..memory.fifo import BlockFifo
 from .isa import HEADER, Opcode, Unit
+from .widths import kept_bits
 
 __all__ = ["COUNT_BITS", "FetchUnit"]
 
@@ -34,7 +35,7 @@ class FetchUnit(wiring.Component):
     o : bus words of the instructions of each unit
     dispatched : an instruction was handed on
     idle : everything has been handed on
-    illegal : an opcode that no unit executes
+    illegal : an opcode that no unit executes, or a bit is set that must be zero; a cycle after the word
     """
 
     BURST = 16  # words asked for at a time
@@ -118,26 +119,36 @@ class FetchUnit(wiring.Component):
         unit = Signal(2)
         chosen = Signal(2)
         known = Signal()
+        unknown = Signal()
         with m.Switch(opcode):
             for code in Opcode:
                 with m.Case(code):
                     m.d.comb += [chosen.eq(code.unit), known.eq(1)]
         target = Signal(2)
         with m.If(beat == 0):
-            m.d.comb += [target.eq(chosen), self.illegal.eq(buffer.o.valid & ~known)]
+            m.d.comb += [target.eq(chosen), unknown.eq(~known)]
         with m.Else():
             m.d.comb += target.eq(unit)
         for index in Unit:
             m.d.comb += [
                 self.o[index].payload.eq(buffer.o.payload),
-                self.o[index].valid.eq(buffer.o.valid & (target == index) & ~self.illegal),
+                self.o[index].valid.eq(buffer.o.valid & (target == index) & ~unknown),
             ]
-            with m.If((target == index) & ~self.illegal):
+            with m.If((target == index) & ~unknown):
                 m.d.comb += buffer.o.ready.eq(self.o[index].ready)
         with m.If(leaves):
             m.d.sync += [unit.eq(target), beat.eq(beat + 1)]
             with m.If(beat == beats - 1):
                 m.d.sync += beat.eq(0)
+        # A unit's decoder keeps of each field only the bits that this engine needs; all others must be zero.
+        # The fault stops the engine before the instruction has come through its queue.
+        excess = Array(Signal(name=f"excess_{index.name.lower()}") for index in Unit)
+        for index in Unit:
+            kept = kept_bits(config, Opcode(index + 1))
+            words = [~(kept >> config.bus_bits * i) & (1 << config.bus_bits) - 1 for i in range(beats)]
+            masked = [(beat == i) & (buffer.o.payload & mask).any() for i, mask in enumerate(words)]
+            m.d.comb += excess[index].eq(Cat(masked).any())
+        m.d.sync += self.illegal.eq(buffer.o.valid & (unknown | (leaves & excess[target])))
         outstanding = room != self.BUFFER
         m.d.comb += [
             self.dispatched.eq(leaves & (beat == 0)),

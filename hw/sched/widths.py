@@ -7,7 +7,7 @@ from ..config import EngineConfig
 from ..memory.scratchpad import geometries
 from .isa import LAYOUTS, Buffer, Opcode
 
-__all__ = ["narrow_layout"]
+__all__ = ["kept_bits", "narrow_layout"]
 
 
 def _bits(count: int) -> int:
@@ -66,3 +66,11 @@ def narrow_layout(config: EngineConfig, opcode: Opcode) -> data.StructLayout:
         if not str(name).startswith("_"):
             members[str(name)] = unsigned(min(used.get(str(name), field.width), field.width))
     return data.StructLayout(members)
+
+
+def kept_bits(config: EngineConfig, opcode: Opcode) -> int:
+    """Mask of the bits of an instruction that the engine looks at; all others must be zero."""
+    kept = 0
+    for name, field in narrow_layout(config, opcode):
+        kept |= (1 << field.width) - 1 << LAYOUTS[opcode][name].offset
+    return kept

@@ -29,12 +29,12 @@ def some_blocks(draw):
             "memory": draw(
                 st.one_of(st.integers(0, 300), st.integers(0, end - 1), st.integers(end - 40, end - 1))
             ),
-            "beats": draw(st.integers(1, 80)),
-            "row_beats": draw(st.one_of(st.integers(1, 90), st.integers(most - 3, most))),
+            "beats": draw(st.integers(1, 40)),
+            "row_beats": draw(st.one_of(st.integers(1, 50), st.integers(most - 3, most))),
             "stride": draw(st.one_of(st.integers(0, 200), st.integers(end - 50, end - 1))),
         }
 
-    return layout, [block() for _ in range(draw(st.integers(1, 4)))]
+    return layout, [block() for _ in range(draw(st.integers(1, 3)))]
 
 
 def words(block, address_bits):
@@ -75,21 +75,25 @@ def test_blocks(burst_beats, layout_and_blocks, idle, stall, rng, simulate, send
     address_bits = layout["memory"].width
     dut = BurstSplitter(burst_beats, layout)
     expected = [burst for block in blocks for burst in bursts(block, address_bits, burst_beats)]
-    found = []
+    taken = []
+    receive = receiver(dut.o, taken, rng, stall, count=len(expected))
+
+    async def empty(ctx):
+        """There is no burst of no words; looked at early, as one may come of another for ever."""
+        while True:
+            _, _, valid, length = await ctx.tick().sample(dut.o.valid, dut.o.payload.length)
+            assert length > 0 or not valid
+
     simulate(
-        dut,
-        sender(dut.i, blocks, rng, idle),
-        receiver(dut.o, found, rng, stall, count=len(expected)),
-        cycles=100 + 20 * len(expected),
+        dut, sender(dut.i, blocks, rng, idle), receive, background=[empty], cycles=100 + 20 * len(expected)
     )
-    found = [(burst["memory"], burst["length"], burst["last"]) for burst in found]
+    found = [(burst["memory"], burst["length"], burst["last"]) for burst in taken]
     # The union, in order, is the block ...
     assert [address + index for address, length, _ in found for index in range(length)] == [
         address for block in blocks for row in words(block, address_bits) for address in row
     ]
-    # ... no burst is empty or crosses a boundary ...
+    # ... no burst crosses a boundary ...
     for address, length, _ in found:
-        assert length > 0
         assert address // burst_beats == (address + length - 1) // burst_beats
     # ... and there are no more than needed.
     assert found == expected

@@ -291,7 +291,6 @@ LEGAL = {
         {"scratch_row": 0},
         {"wait": 1},
         {"post": 1},
-        {"reserved": 1},
     ],
 )
 def test_illegal(changes, simulate, watch):
@@ -302,7 +301,6 @@ def test_illegal(changes, simulate, watch):
         ctx.set(dut.waited, 1)
         ctx.set(dut.request.ready, 1)
         fields = {**LEGAL, **changes}
-        ctx.set(dut.reserved, fields.pop("reserved", 0))
         ctx.set(dut.i.payload, fields)
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(20)

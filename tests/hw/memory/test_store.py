@@ -252,7 +252,6 @@ LEGAL = {"opcode": Opcode.STORE, "beats": 1, "row_beats": 1, "wait": 3, "post": 
         {"scratch": 127},
         {"wait": 4},
         {"post": 4},
-        {"reserved": 1},
         {"opcode": Opcode.SNAPSHOT, "beats": 15},
         {"opcode": Opcode.SNAPSHOT, "beats": 17},
         {"opcode": Opcode.SNAPSHOT, "beats": 0},
@@ -266,7 +265,6 @@ def test_illegal(changes, simulate, watch):
         ctx.set(dut.waited, 1)
         ctx.set(dut.request.ready, 1)
         fields = {**LEGAL, **changes}
-        ctx.set(dut.reserved, fields.pop("reserved", 0))
         ctx.set(dut.i.payload, fields)
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(20)

@@ -252,7 +252,6 @@ def test_unwritten_instructions_are_bounded(simulate):
         {"drain": 0, "col_groups": 2},
         {"wait": 2},
         {"post": 2},
-        {"reserved": 1},
     ],
 )
 def test_illegal(changes, simulate, watch):
@@ -262,7 +261,6 @@ def test_illegal(changes, simulate, watch):
     async def drive(ctx):
         ctx.set(dut.waited, 1)
         fields = {**LEGAL, **changes}
-        ctx.set(dut.reserved, fields.pop("reserved", 0))
         ctx.set(dut.i.payload, fields)
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(20)

@@ -7,6 +7,7 @@ import pytest
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.sched.fetch import FetchUnit
 from bitwright.hw.sched.isa import Opcode, Unit
+from bitwright.hw.sched.widths import kept_bits
 
 
 def config(bus_bits, burst_beats):
@@ -34,7 +35,9 @@ class Program:
         self.beats = 256 // self.bus_bits
         self.address = rng.randrange(1 << 20) if address is None else address
         self.opcodes = [rng.choice(list(Opcode)) for _ in range(count)]
-        patterns = [rng.getrandbits(252) << 4 | opcode for opcode in self.opcodes]
+        patterns = [
+            rng.getrandbits(256) & kept_bits(dut.config, opcode) & ~15 | opcode for opcode in self.opcodes
+        ]
         mask = (1 << self.bus_bits) - 1
         self.words = [
             pattern >> offset & mask for pattern in patterns for offset in range(0, 256, self.bus_bits)
@@ -210,3 +213,29 @@ def test_later_words_are_no_opcodes(rng, simulate):
             program.words[index] &= ~15
     simulate(dut, program.run, background=program.benches)
     assert program.found == program.expected
+
+
+@pytest.mark.parametrize("bus_bits", [32, 64, 128])
+@pytest.mark.parametrize("opcode", list(Opcode))
+def test_every_bit_that_must_be_zero(bus_bits, opcode, rng, simulate):
+    """Each in an instruction of its own; the others of the same program are legal."""
+    dut = FetchUnit(config(bus_bits, 16))
+    kept = kept_bits(dut.config, opcode)
+    reserved = [bit for bit in range(256) if not kept >> bit & 1]
+    program = Program(dut, 2 * len(reserved), rng)
+    for index, bit in enumerate(reserved):
+        pattern = rng.getrandbits(256) & kept & ~15 | opcode | 1 << bit
+        program.opcodes[2 * index] = opcode
+        for word in range(program.beats):
+            part = pattern >> word * bus_bits & (1 << bus_bits) - 1
+            program.words[2 * index * program.beats + word] = part
+    seen = 0
+
+    async def count(ctx):
+        nonlocal seen
+        while True:
+            _, _, illegal = await ctx.tick().sample(dut.illegal)
+            seen += illegal
+
+    simulate(dut, program.run, background=[*program.benches[:-1], count])
+    assert seen == len(reserved)
