@@ -363,7 +363,8 @@ class Engine(wiring.Component):
         settled = Signal()
         watchdog_left = Signal(32)
         expired = Signal()
-        progress = read.valid.any() | write.beat | core.progress
+        progress = Signal()
+        m.d.sync += progress.eq(read.valid.any() | write.beat | core.progress)
         m.d.comb += [
             core.start.eq(begin),
             core.program.eq(values["program"] >> shift),
