@@ -151,6 +151,9 @@ class LoadUnit(wiring.Component):
         # earliest, as the bus takes longer than that to answer.
         active = Signal()
         buffer = Signal(2)
+        to_activations = Signal()  # the buffer once more, decoded: write enables go a long way
+        to_weights = Signal()
+        to_channels = Signal()
         row = Signal(self.row_bits)
         bank = Signal(max(1, self.bank_bits))
         last_bank = Signal()
@@ -168,14 +171,14 @@ class LoadUnit(wiring.Component):
             self.write_data.eq(self.word),
             self.write_row.eq(row),
             self.write_bank.eq(bank),
-            self.write_weights.eq(self.word_valid & (buffer == Buffer.WEIGHTS)),
-            self.write_channels.eq(self.word_valid & (buffer == Buffer.CHANNELS)),
+            self.write_weights.eq(self.word_valid & to_weights),
+            self.write_channels.eq(self.word_valid & to_channels),
             self.pending.eq(active & ~self.word_valid),
             self.idle.eq(~self.i.valid & ~active & (held == 0)),
         ]
         for index in range(config.rows):
             m.d.comb += self.write_activations[index].eq(
-                self.word_valid & (buffer == Buffer.ACTIVATIONS) & (array_row == index)
+                self.word_valid & to_activations & (array_row == index)
             )
         last_banks = Array([pad.banks == 1 for pad in pads] + [Const(1)])
         bank_counts = Array([Const(pad.banks) for pad in pads] + [Const(1)])
@@ -208,6 +211,9 @@ class LoadUnit(wiring.Component):
             m.d.sync += [
                 active.eq(1),
                 buffer.eq(place.buffer),
+                to_activations.eq(place.buffer == Buffer.ACTIVATIONS),
+                to_weights.eq(place.buffer == Buffer.WEIGHTS),
+                to_channels.eq(place.buffer == Buffer.CHANNELS),
                 row.eq(place.scratch),
                 row_start.eq(place.scratch),
                 row_words.eq(place.scratch_row),
