@@ -55,7 +55,8 @@ Network = Annotated[
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key.")
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; may be repeated."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 Inputs = Annotated[
@@ -66,9 +67,11 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Use only so many of the 
 SimulatorOption = Annotated[Simulator, typer.Option("--simulator", help="What runs the Verilog.")]
 Latency = Annotated[int, typer.Option(min=2, max=65536, help="Cycles until the memory answers.")]
 Stall = Annotated[int, typer.Option(min=0, max=255, help="Chance, in 256ths, that the memory pauses.")]
-TargetOption = Annotated[str, typer.Option("--target", help="FPGA to synthesise for.")]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="FPGA: ecp5-85k, ecp5-45k, ecp5-25k, ice40-up5k or ice40-hx8k.")
+]
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="Placements to try.")]
-Frequency = Annotated[float | None, typer.Option(help="Clock to aim for, in MHz.")]
+Frequency = Annotated[float | None, typer.Option(help="Clock to aim for, in MHz; each target has its own.")]
 
 
 @contextmanager
@@ -496,6 +499,7 @@ def run(
 def config_(
     config: Annotated[str | None, typer.Argument(metavar="[CONFIG]", help="Show this one.")] = None,
     show_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema.")] = False,
+    as_toml: Annotated[bool, typer.Option("--toml", help="Print it as a file to start from.")] = False,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -507,7 +511,11 @@ def config_(
     if show_schema:
         return _print_json(configs.schema())
     if config is not None:
-        values = asdict(configs.load(config, overrides or ()))
+        engine = configs.load(config, overrides or ())
+        if as_toml:
+            print(configs.toml(engine), end="")
+            return None
+        values = asdict(engine)
         if as_json:
             return _print_json(values)
         show_table(f"Configuration {config}", list(values.items()))
@@ -516,7 +524,7 @@ def config_(
     if as_json:
         return _print_json({name: asdict(engine) for name, engine in engines.items()})
     show_table(
-        "Shipped configurations",
+        "Shipped configurations: rows x cols x lanes, activations x weights",
         [
             (name, f"{engine.rows} x {engine.cols} x {engine.lanes}, {engine.activation} x {engine.weight}")
             for name, engine in engines.items()

@@ -3,6 +3,8 @@
 import json
 import tomllib
 from collections.abc import Sequence
+from dataclasses import asdict
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError
 
-__all__ = ["load", "schema", "shipped"]
+__all__ = ["load", "schema", "shipped", "toml"]
 
 _ADAPTER = TypeAdapter(EngineConfig)
 _FOLDER = resources.files("bitwright.gen") / "configs"
@@ -27,7 +29,19 @@ def shipped() -> list[str]:
 
 def schema() -> dict[str, Any]:
     """JSON schema of a configuration."""
-    return _ADAPTER.json_schema() | {"title": "Bitwright engine configuration"}
+    return _ADAPTER.json_schema() | {
+        "title": "Bitwright engine configuration",
+        "description": "Parameters of one generated engine.",
+    }
+
+
+def toml(config: EngineConfig) -> str:
+    """A configuration as a TOML file, every key with its description."""
+    described = schema()["properties"]
+    lines = []
+    for key, value in asdict(config).items():
+        lines += [f"# {described[key]['description']}", f"{key} = {json.dumps(value)}", ""]
+    return "\n".join(lines)
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> EngineConfig:
@@ -90,19 +104,22 @@ def _value(text: str) -> Any:
         return text
 
 
-def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> ConfigError:
-    """The first problem that pydantic found, in our words."""
-    first = error.errors(include_url=False)[0]
+def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> BitwrightError:
+    """The first problem that pydantic found, in our words; an unknown key before a missing one."""
+    errors = error.errors(include_url=False)
+    unknown = ("unexpected_keyword_argument", "extra_forbidden")
+    first = next((found for found in errors if found["type"] in unknown), errors[0])
     key = ".".join(str(part) for part in first["loc"])
     known = schema()["properties"]
     match first["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
-            return ConfigError(
-                f"{name}: {key}", values.get(key), "left out; the keys are " + ", ".join(known)
-            )
+            close = get_close_matches(key, known, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            allowed = f"left out{hint}; the keys are {', '.join(known)}"
+            return ConfigError(f"{name}: {key}", values.get(key), allowed)
         case "missing" | "missing_argument":
-            needed = known.get(key, {}).get("description", "")
-            return ConfigError(f"{name}: {key}", None, f"given: {needed}")
+            missing = [str(found["loc"][-1]) for found in errors if found["type"] == first["type"]]
+            return BitwrightError(f"{name}: {' and '.join(missing)} must be given")
         case "literal_error":
             choices = known[key].get("enum") or [known[key].get("const")]
             allowed = "one of " + ", ".join(json.dumps(choice) for choice in choices)

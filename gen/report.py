@@ -54,6 +54,7 @@ def simulation_report(
         "peak_macs_per_cycle": peak,
         "utilisation": macs / (cycles * peak),
         "accuracy": None,
+        "note": "cycles, macs and counters: all inferences together; layers: one inference",
         "counters": execution.counters,
         "layers": [
             {

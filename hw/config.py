@@ -71,25 +71,25 @@ class EngineConfig:
     """Cycles that a requantiser takes per element: 1 uses four 16x16 multipliers, 4 uses one."""
 
     bus_bits: Literal[32, 64, 128] = 64
-    """Data width of the AXI4 port."""
+    """Data width of the AXI4 port: 32, 64 or 128."""
 
     burst_beats: Literal[4, 8, 16, 32, 64, 128, 256] = 64
     """Longest AXI4 burst; a burst never crosses a multiple of its length, so it stays within 4 KiB."""
 
-    activation_depth: int
-    """Words per row of the activation scratchpad; a power of two."""
+    activation_depth: int = 1024
+    """Words per row of the activation scratchpad; a power of two from 16 to 65536."""
 
-    weight_depth: int
-    """Words of the weight scratchpad; a power of two."""
+    weight_depth: int = 1024
+    """Words of the weight scratchpad; a power of two from 16 to 65536."""
 
-    channel_depth: int
-    """Output channels whose quantisation parameters are kept; a power of two."""
+    channel_depth: int = 256
+    """Output channels whose quantisation parameters are kept; a power of two from 16 to 65536."""
 
-    output_depth: int
-    """Bus words of the output scratchpad; a power of two."""
+    output_depth: int = 512
+    """Bus words of the output scratchpad; a power of two from 16 to 65536."""
 
     queue_depth: int = 32
-    """Instructions that each unit's queue holds; a power of two."""
+    """Instructions that each unit's queue holds; a power of two from 2 to 256."""
 
     loads_under_way: Literal[2, 4, 8] = 4
     """LOAD instructions whose data may be under way at a time."""

@@ -220,7 +220,7 @@ class Core(wiring.Component):
             "fetch_beats": self.word_valid[0],
             "store_wait_compute": store.waiting,
             "results": quant.write_enable,
-            "instructions": fetch.dispatched,
+            "dispatched": fetch.dispatched,
         }
         for index, (name, _) in enumerate(COUNTERS):
             if name in events:

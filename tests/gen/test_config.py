@@ -26,7 +26,7 @@ def test_a_file_gives_what_it_says(tmp_path) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("colums=4", "colums = 4: must be left out; the keys are pe, rows"),
+        ("colums=4", "colums = 4: must be left out (did you mean cols?); the keys are pe, rows"),
         ("cols=0", "cols = 0: must be from 1 to 128"),
         ("cols=many", "cols = 'many': must be a whole number"),
         ("cols=1.5", "cols = 1.5: must be a whole number"),
@@ -48,8 +48,16 @@ def test_a_bad_value_names_its_key(override: str, message: str) -> None:
 
 def test_a_missing_key_is_named(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "empty.toml").write_text("")
-    with pytest.raises(ConfigError, match="cols"):
+    with pytest.raises(BitwrightError, match="cols and lanes must be given"):
         config.load(tmp_path / "empty.toml")
+    (tmp_path / "typo.toml").write_text("cols = 4\nlane = 8\n")
+    with pytest.raises(ConfigError, match=r"lane = 8: must be left out \(did you mean lanes\?\)"):
+        config.load(tmp_path / "typo.toml")
+
+
+def test_a_file_to_start_from(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "mine.toml").write_text(config.toml(config.load("small")))
+    assert config.load(tmp_path / "mine.toml") == config.load("small")
 
 
 def test_files_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def]

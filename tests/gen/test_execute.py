@@ -76,7 +76,7 @@ def test_layers(name: str) -> None:
         done = execute(program, graph, inputs, verilog, simulator=SIMULATOR, timing=timing)
         assert done.mismatches == {}, (rows, sizes, timing)
         assert done.tensors_compared == 2 * (len(sizes) - 1)
-        assert done.counters["instructions"] == 2 * len(program.instructions)
+        assert done.counters["dispatched"] == 2 * len(program.instructions)
         assert done.counters["fetch_beats"] == 2 * len(program.instructions) * config.instruction_beats
 
 

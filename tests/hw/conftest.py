@@ -230,8 +230,12 @@ class AxiMemory:
     Members
     -------
     reads, writes : (byte address, beats) of every burst, in order
+    log : the same beside each other, as ("read", address) and ("write", address), and ("done", None) for each
+        write that has been answered
     beats : (byte address, word, strobes) of every word written
     deaf : take and answer nothing from now on
+    pace : least cycles from one word read to the next
+    patience : cycles from a burst's last word to its answer
     bad_read, bad_write : byte addresses that are answered with an error
     """
 
@@ -245,7 +249,10 @@ class AxiMemory:
         self.reads = []
         self.writes = []
         self.beats = []
+        self.log = []
         self.deaf = False
+        self.pace = 1
+        self.patience = 0
         self.bad_read = set()
         self.bad_write = set()
         self._signals = {
@@ -289,20 +296,25 @@ class AxiMemory:
         """The bench; to be run in the background."""
         names = list(self._signals)
         r = b = None  # what is on offer to the master
+        since = kept = 0  # cycles since the last word read, and that an answer has been kept
         while True:
+            since += 1
+            kept = kept + 1 if self._answers else 0
             move = {
                 name: not self.deaf and self.rng.random() >= self.stall
                 for name in ("ar", "r", "aw", "w", "b")
             }
             driven = {name + "ready": int(move[name]) for name in ("ar", "aw", "w")}
-            if r is None and move["r"]:
+            if r is None and move["r"] and since >= self.pace:
                 ids = [ident for ident, words in self._reading.items() if words]
                 if ids:
                     ident = self.rng.choice(ids)
                     address, last = self._reading[ident].popleft()
                     r = {"rid": ident, "rdata": self.word(address), "rlast": last}
                     r["rresp"] = 2 if address in self.bad_read else 0
-            if b is None and move["b"] and self._answers:
+                    since = 0
+            if b is None and move["b"] and kept > self.patience:
+                kept = 0
                 b = {"bid": 0, "bresp": self._answers.popleft()}
             driven |= {"rvalid": int(r is not None), **(r or {})}
             driven |= {"bvalid": int(b is not None), **(b or {})}
@@ -316,6 +328,7 @@ class AxiMemory:
                 r = None
             if now.get("bvalid") and now["bready"]:
                 b = None
+                self.log.append(("done", None))
             for channel in ("ar", "aw", "w"):
                 if channel + "valid" in now:
                     self._take(channel, now)
@@ -350,9 +363,11 @@ class AxiMemory:
         words = [address + index * self.bus_bytes for index in range(beats)]
         if channel == "ar":
             self.reads.append((address, beats))
+            self.log.append(("read", address))
             self._reading[payload["arid"]] += [(place, int(place == words[-1])) for place in words]
         else:
             self.writes.append((address, beats))
+            self.log.append(("write", address))
             self._announced += [(place, place == words[-1]) for place in words]
 
     def _write(self):

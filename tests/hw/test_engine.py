@@ -188,7 +188,7 @@ class Work:
         }
         # What the counters must come to
         self.counts = {
-            "instructions": len(self.instructions),
+            "dispatched": len(self.instructions),
             "fetch_beats": len(self.instructions) * config.instruction_beats,
             "load_beats": sum(map(len, self.data.values())) // bus_bytes,
             "compute_beats": tiles * groups * col_groups * steps,
@@ -386,7 +386,7 @@ def test_program(changes, rng, engine):
         snapshot = work.snapshot(memory)
         assert all(snapshot[name] <= counters[name] for name in counters)
         assert snapshot["store_beats"] == work.counts["store_beats"] - 512 // config.bus_bits
-        for name in ("instructions", "fetch_beats", "load_beats", "compute_beats", "results"):
+        for name in ("dispatched", "fetch_beats", "load_beats", "compute_beats", "results"):
             assert snapshot[name] == work.counts[name]
 
     run(drive)
@@ -409,6 +409,34 @@ def test_two_runs(rng, engine):
             assert counters | work.counts == counters
 
     run(drive)
+
+
+def test_load_after_store(rng, engine):
+    """A token of the store unit means that the memory has what was stored."""
+    _, memory, host, run = engine()
+    memory.patience = 50
+    work = Work(TINY, rng)
+    back = {"memory": 0x800, "beats": 8, "row_beats": 8}
+    work.instructions = [
+        Instruction(Opcode.STORE, {**back, "post": LOAD}),
+        Instruction(Opcode.LOAD, {**back, "scratch_row": 1, "wait": STORE}),
+    ]
+    work.put(memory)
+
+    async def drive(ctx):
+        await host.grant(ctx, work)
+        await host.start(ctx)
+        assert await host.wait(ctx) == DONE
+
+    run(drive)
+    first, second = BASE + 0x2000, BASE + 0x2010
+    assert [event for event in memory.log if event[1] is None or event[1] >= first] in [
+        [("write", first), *middle, ("read", first), ("read", second)]
+        for middle in (
+            [("write", second), ("done", None), ("done", None)],
+            [("done", None), ("write", second), ("done", None)],
+        )
+    ]
 
 
 def test_program_anywhere_in_the_window(rng, engine):
@@ -660,7 +688,7 @@ def test_fault_and_another_run(way, rng, engine):
         counters = await host.counters(ctx)
         assert counters | good.counts == counters
         snapshot = good.snapshot(memory)
-        assert snapshot["instructions"] == good.counts["instructions"]
+        assert snapshot["dispatched"] == good.counts["dispatched"]
         assert all(snapshot[name] <= counters[name] for name in counters)
 
     run(drive)
@@ -794,6 +822,23 @@ def test_watchdog(moment, rng, engine):
         await host.start(ctx)
         assert await host.wait(ctx) == DONE
         work.check(memory)
+
+    run(drive)
+
+
+@pytest.mark.parametrize(("pace", "end"), [(40, DONE), (41, (0, 1, Fault.WATCHDOG))])
+def test_watchdog_to_the_cycle(pace, end, rng, engine):
+    """Forty cycles without progress are a fault, thirty-nine are not."""
+    _, memory, host, run = engine(stall=0)
+    work = Work(TINY, rng)
+    work.instructions = [Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1, "scratch_row": 1})]
+    work.put(memory)
+    memory.pace = pace
+
+    async def drive(ctx):
+        await host.grant(ctx, work, watchdog=40)
+        await host.start(ctx)
+        assert await host.wait(ctx) == end
 
     run(drive)
 

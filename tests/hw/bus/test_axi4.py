@@ -70,6 +70,26 @@ def test_window(data, bus_bytes, base, narrow, stall, rng, simulate, sender, rec
     assert sum(outside for (outside,) in trace) == len(bursts) - len(expected)
 
 
+@pytest.mark.parametrize("bus_bytes", [4, 16])
+def test_window_beyond_the_address_space(bus_bytes, simulate, stream_put):
+    """Its byte address would wrap round to the window's beginning, whatever the host has granted."""
+    dut = WindowCheck(bus_bytes=bus_bytes, burst_beats=16)
+    words = 2**32 // bus_bytes
+
+    async def drive(ctx):
+        ctx.set(dut.size, 2**32 - 1)
+        for memory, outside in ((words - 1, 0), (words, 1), (2 * words, 1), (2**31, 1)):
+            await stream_put(ctx, dut.i, {"burst": {"memory": memory, "length": 1}})
+            await ctx.tick()
+            assert ctx.get(dut.o.valid) == (not outside)
+            assert ctx.get(dut.outside) == outside
+            ctx.set(dut.o.ready, 1)
+            await ctx.tick()
+            ctx.set(dut.o.ready, 0)
+
+    simulate(dut, drive)
+
+
 def test_window_takes_two_cycles(simulate, watch):
     dut = WindowCheck(bus_bytes=4, burst_beats=16)
     trace = []
@@ -213,7 +233,10 @@ def test_reads(bus_bits, stall, rng, simulate, sender, watch, axi_memory):
         dut,
         drive,
         drive_second,
-        background=[memory.run, watch(trace, dut.valid, dut.data, dut.last, dut.outside, dut.error)],
+        background=[
+            memory.run,
+            watch(trace, dut.valid, dut.data, dut.last, dut.outside, dut.error, dut.idle),
+        ],
     )
     for requester, bursts in enumerate(asked):
         expected = [
@@ -222,12 +245,14 @@ def test_reads(bus_bits, stall, rng, simulate, sender, watch, axi_memory):
             if start + length <= size
             for index in range(length)
         ]
-        found = [(word, last) for valid, word, last, _, _ in trace if valid >> requester & 1]
+        found = [(word, last) for valid, word, last, *_ in trace if valid >> requester & 1]
         assert found == expected
-    assert sum(outside for *_, outside, _ in trace) == sum(
+    assert sum(outside for _, _, _, outside, _, _ in trace) == sum(
         start + length > size for bursts in asked for start, length in bursts
     )
-    assert not any(error for *_, error in trace)
+    assert not any(error for *_, error, _ in trace)
+    # Not idle before the last word has come out.
+    assert not any(idle and valid for valid, *_, idle in trace)
     assert memory.quiet
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.memory.scratchpad import geometries
-from bitwright.hw.sched.isa import LAYOUTS, Buffer, Opcode
-from bitwright.hw.sched.widths import narrow_layout
+from bitwright.hw.sched.isa import LAYOUTS, Buffer, Instruction, Opcode
+from bitwright.hw.sched.widths import kept_bits, narrow_layout
 
 CONFIGS = [
     {},
@@ -107,6 +107,16 @@ def test_the_same_fields_and_none_is_wider(changes, opcode):
     assert [name for name, _ in narrow] == [name for name, _ in wide if not name.startswith("_")]
     for name, field in narrow:
         assert 1 <= field.width <= wide[name].width
+
+
+@pytest.mark.parametrize("opcode", Opcode, ids=lambda opcode: opcode.name)
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_bits_that_are_looked_at(changes, opcode):
+    """Those that are set in an instruction whose fields are all as great as can be."""
+    c = config(changes)
+    fields = {name: (1 << field.width) - 1 for name, field in narrow_layout(c, opcode) if name != "opcode"}
+    encoded = int.from_bytes(Instruction(opcode, fields).encode(), "little")
+    assert kept_bits(c, opcode) == encoded | 15
 
 
 def test_a_small_engine_keeps_few_bits():
