@@ -81,8 +81,8 @@ class Target:
     cells: str | None = None
 
 
-# Measured on the configuration `small`, three seeds, when it was slower than now: 5185 LUT and a median of 75 MHz
-# without wide multiplexers, 5247 and 71 with them. -dff, -noabc9 and comparators from LUTs made no difference.
+# Measured on the configuration `small`, three seeds, when it was slower than now: 5185 LUT and a median of
+# 75 MHz without wide multiplexers, 5247 and 71 with them. Neither -dff nor -noabc9 made a difference.
 _SYNTH_ECP5 = "synth_ecp5 -nowidelut"
 
 
