@@ -207,7 +207,15 @@ class _Cut:
 class _Layer:
     """A matrix product on an engine: sizes in the engine's units, and its parameters packed."""
 
-    def __init__(self, config: EngineConfig, node: FullyConnected, source: Placement, result: Placement):
+    def __init__(
+        self,
+        config: EngineConfig,
+        node: FullyConnected,
+        source: Placement,
+        result: Placement,
+        zero_points: tuple[int, int],
+    ):
+        self.zero_points = zero_points  # of source and result
         self.config = config
         self.node = node
         self.source = source
@@ -277,8 +285,6 @@ class _Layer:
                     )
             words.append(word.to_bytes(size, "little"))
         return b"".join(words)
-
-    zero_points: tuple[int, int] = (0, 0)  # of source and result
 
     # Cuts
 
@@ -758,8 +764,8 @@ def compile_graph(
     for node, _ in graph.fully_connected():
         if progress:
             progress(node.name)
-        layer = _Layer(config, node, placements[node.input], placements[node.output])
-        layer.zero_points = (graph.tensors[node.input].zero_point, graph.tensors[node.output].zero_point)
+        zero_points = (graph.tensors[node.input].zero_point, graph.tensors[node.output].zero_point)
+        layer = _Layer(config, node, placements[node.input], placements[node.output], zero_points)
         cut = _best_cut(layer)
         mapper.layer(layer, cut)
         plans.append((node, layer.macs, mapper.snapshot(), str(cut)))
