@@ -80,13 +80,18 @@ class Finished:
     Parameters
     ----------
     returncode
-        Exit status; 0 for success.
+        Exit status, 0 for success; negative for the signal that ended it.
     log
         The log file.
     """
 
     returncode: int
     log: Path
+
+    @property
+    def outcome(self) -> str:
+        """How it ended, in words."""
+        return f"exit status {self.returncode}" if self.returncode >= 0 else f"signal {-self.returncode}"
 
     def complaint(self, count: int = 5) -> str:
         """The last lines of the log that speak of an error, or else its last lines."""
@@ -225,7 +230,7 @@ def run_tool(
     if returncode is None:
         raise ToolError(f"{name} did not finish within {timeout:g} s and was stopped")
     if returncode != 0 and check:
-        raise ToolError(f"{name} {tool.version} failed:\n{finished.complaint()}")
+        raise ToolError(f"{name} {tool.version} failed ({finished.outcome}):\n{finished.complaint()}")
     return finished
 
 

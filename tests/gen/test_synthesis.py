@@ -219,13 +219,17 @@ def test_no_legal_placement(
 
 def test_failure_leaves_nothing(designs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_nextpnr(tmp_path, monkeypatch, "Assertion failure: oops")
-    with pytest.raises(ToolError, match=r"nextpnr-ice40 failed, seed 1:\n(.*\n)*ERROR: Assertion failure"):
+    with pytest.raises(
+        ToolError, match=r"nextpnr-ice40 failed, seed 1 \(exit status 1\):\n(.*\n)*ERROR: Assertion failure"
+    ):
         synthesise(designs / "counter.v", "counter", "ice40-up5k", tmp_path / "synth")
     assert [path.name for path in tmp_path.iterdir()] == ["nextpnr"]
 
 
 def test_unknown_top_module(designs: Path, tmp_path: Path) -> None:
-    with pytest.raises(ToolError, match=r"yosys .* failed:\n(.*\n)*.*Module `nothing' not found"):
+    with pytest.raises(
+        ToolError, match=r"yosys .* failed \(exit status 1\):\n(.*\n)*.*Module `nothing' not found"
+    ):
         synthesise(designs / "counter.v", "nothing", "ice40-up5k", tmp_path / "synth")
     assert list(tmp_path.iterdir()) == []
 

@@ -122,11 +122,17 @@ def test_run_that_fails(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ToolError) as caught:
         run_tool("nextpnr-ecp5", [], tmp_path)
     assert str(caught.value) == (
-        "nextpnr-ecp5 0.9-3-gabc failed:\nERROR: no such cell\nwasm trap: unreachable"
+        "nextpnr-ecp5 0.9-3-gabc failed (exit status 3):\nERROR: no such cell\nwasm trap: unreachable"
     )
     finished = run_tool("nextpnr-ecp5", [], tmp_path, check=False)
     assert finished.returncode == 3
     assert finished.log.name == "nextpnr-ecp5.log"
+
+
+def test_run_that_is_killed(folder: Path, tmp_path: Path) -> None:
+    place_nextpnr(folder, "echo 'Info: Routing..' > $3; kill -TERM $$")
+    with pytest.raises(ToolError, match=r"failed \(signal 15\):\nInfo: Routing"):
+        run_tool("nextpnr-ecp5", [], tmp_path)
 
 
 def test_run_that_hangs(folder: Path, tmp_path: Path) -> None:

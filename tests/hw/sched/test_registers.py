@@ -19,9 +19,9 @@ def test_counters_lie_within_the_address_space():
 
 
 def test_names():
-    for names in ([register.name for register in REGISTERS], [name for name, _ in COUNTERS]):
-        assert len(set(names)) == len(names)
-        assert all(name.isidentifier() and name.islower() for name in names)
+    names = [register.name for register in REGISTERS] + [name for name, _ in COUNTERS]
+    assert len(set(names)) == len(names)
+    assert all(name.isidentifier() and name.islower() for name in names)
 
 
 def test_every_entry_says_what_it_is():
