@@ -70,31 +70,25 @@ class _Schedule:
         wait = [0] * len(self.pending)
         post = [0] * len(self.pending)
         seen: dict[tuple[Unit, Unit], int] = {}
-        spans: dict[tuple[Unit, Unit], list[tuple[int, int]]] = {}
+        # Beside the tokens that a full queue waits for, so many may be under way. So who depends on something
+        # further back waits for something later instead, which is over no earlier.
+        reach = config.token_limit - config.queue_depth - 2
+        givers: dict[Unit, list[int]] = {unit: [] for unit in Unit}
         for number, pending in enumerate(self.pending):
             taker = pending.opcode.unit
+            givers[taker].append(number)
             last: dict[Unit, int] = {}
             for other in pending.after:
                 giver = self.pending[other].opcode.unit
                 if giver is not taker:
                     last[giver] = max(last.get(giver, -1), other)
             for giver, other in last.items():
+                if len(givers[giver]) > reach:
+                    other = max(other, givers[giver][-reach])
                 if other > seen.get((giver, taker), -1):
                     seen[giver, taker] = other
                     wait[number] |= 1 << giver
                     post[other] |= 1 << taker
-                    spans.setdefault((giver, taker), []).append((other, number))
-        for pairs in spans.values():
-            # Tokens given and not taken, were the giver to run ahead as far as the queues let it.
-            takes = 0
-            for gives, (given, _) in enumerate(pairs):
-                while pairs[takes][1] < given:
-                    takes += 1
-                # Beside these, the taker's queue may hold as many takes as it is deep.
-                if gives - takes + config.queue_depth + 2 > config.token_limit:
-                    raise NetworkError(
-                        "schedule", "has more tokens under way than the engine counts", "raise queue_depth"
-                    )
         return [
             Instruction(
                 pending.opcode,

@@ -232,3 +232,17 @@ def test_too_large_for_the_address_space() -> None:
     huge = Graph(name="huge", tensors=tensors, nodes=graph.nodes, input="t0", output="t1")
     with pytest.raises(NetworkError, match="needs more than"):
         compile_graph(huge, CONFIG)
+
+
+def test_tokens_under_way_are_bounded() -> None:
+    """A deep scratchpad full of small tiles: what frees a tile was computed long before."""
+    config = CONFIG.replace(weight_depth=1024, queue_depth=4)
+    program = compile_graph(random_mlp([8, 3000]), config)
+    check_hazards(program)
+    ahead: dict[tuple[Unit, Unit], int] = defaultdict(int)
+    for instruction in program.instructions:
+        unit = instruction.opcode.unit
+        for other in Unit:
+            ahead[other, unit] -= instruction["wait"] >> other & 1
+            ahead[unit, other] += instruction["post"] >> other & 1
+            assert ahead[unit, other] <= config.token_limit - config.queue_depth - 2
