@@ -54,7 +54,12 @@ REGISTERS = (
     Register("memory_size", 0x10, "rw", "Bytes of the granted window."),
     Register("program", 0x14, "rw", "Byte offset of the program in the window; a multiple of the bus width."),
     Register("instructions", 0x18, "rw", "Instructions of the program."),
-    Register("watchdog", 0x1C, "rw", "Cycles without progress after which the engine faults; 0 never."),
+    Register(
+        "watchdog",
+        0x1C,
+        "rw",
+        "Cycles without progress after which the engine faults; 0 never. Below 100, a healthy program may fault.",
+    ),
     Register("irq_enable", 0x20, "rw", "Bit 0: irq is high while done or fault is set."),
 )
 """Control and status registers."""
