@@ -58,7 +58,7 @@ REGISTERS = (
         "watchdog",
         0x1C,
         "rw",
-        "Cycles without progress after which the engine faults; 0 never. Below 100, a healthy program may fault.",
+        "Cycles without progress after which the engine faults; 0 never. Use 100 or more.",
     ),
     Register("irq_enable", 0x20, "rw", "Bit 0: irq is high while done or fault is set."),
 )
