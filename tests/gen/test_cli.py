@@ -65,9 +65,10 @@ def test_simulate(tmp_path: Path) -> None:
     assert report["utilisation"] == pytest.approx(
         report["macs"] / report["cycles"] / report["peak_macs_per_cycle"]
     )
-    # The snapshot that ends the last layer is itself the last thing the engine does.
+    # A layer ends as its snapshot is taken. After the last one there is only that snapshot's way to memory: a
+    # round of the counters to wait for, a round to copy, three cycles for each word, and the memory's latency.
     layers = sum(layer["cycles"] for layer in report["layers"])
-    assert layers == pytest.approx(report["cycles_per_inference"], abs=80)
+    assert 20 < report["cycles_per_inference"] - layers < 16 + 16 + 3 * 16 + 20 + 20
     assert all(layer["predicted_cycles"] > 0 for layer in report["layers"])
     with np.load(tmp_path / "out" / "outputs.npz", allow_pickle=False) as outputs:
         assert outputs["output"].shape == (3, 1, 10)
