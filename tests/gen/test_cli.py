@@ -66,7 +66,7 @@ def test_simulate(tmp_path: Path) -> None:
         report["macs"] / report["cycles"] / report["peak_macs_per_cycle"]
     )
     # A layer ends as its snapshot is taken. After the last one there is only that snapshot's way to memory: a
-    # round of the counters to wait for, a round to copy, three cycles for each word, and the memory's latency.
+    # round of the counters to wait for, a round to copy, three cycles a word, and the memory's latency.
     layers = sum(layer["cycles"] for layer in report["layers"])
     assert 20 < report["cycles_per_inference"] - layers < 16 + 16 + 3 * 16 + 20 + 20
     assert all(layer["predicted_cycles"] > 0 for layer in report["layers"])
