@@ -62,6 +62,8 @@ class Execution:
         Counts of each layer.
     mismatches
         Elements that differ, by tensor, where any do.
+    tensors_computed
+        Tensors that the engine computes in one inference.
     """
 
     outputs: dict[str, NDArray[Any]]
@@ -69,6 +71,7 @@ class Execution:
     counters: dict[str, int]
     layers: list[LayerCount]
     mismatches: dict[str, int]
+    tensors_computed: int
 
     @property
     def inferences(self) -> int:
@@ -78,9 +81,7 @@ class Execution:
     @property
     def tensors_compared(self) -> int:
         """Tensors compared with the golden model, over all inferences; inputs do not count."""
-        return self._computed * self.inferences
-
-    _computed: int = 0
+        return self.tensors_computed * self.inferences
 
 
 def execute(
@@ -196,5 +197,5 @@ def execute(
         counters=totals,
         layers=layers,
         mismatches=mismatches,
-        _computed=len(computed),
+        tensors_computed=len(computed),
     )
