@@ -375,6 +375,8 @@ class _Flow:
         cells = self.synthesise(top)
         if self.target.family == "ice40":
             self.drop_ports(top)
+        else:
+            self.trim_carry_chains(top)
         used = self.count(self.pack(), cells)
         available = self.target.available
         excess = {
@@ -445,6 +447,37 @@ class _Flow:
         }
         path.write_text(json.dumps(netlist))
 
+    def trim_carry_chains(self, top: str) -> None:
+        """Take the carry from where a chain has no use for it.
+
+        nextpnr spends two LUTs on a chain's first cell where its carry in is a constant, and two on a last one
+        whose carry out is a net that leads nowhere. Yosys connects both. A first slot that lets no carry
+        through (P = 0: the half of its table for D = 1 is empty, and D is 1) and takes none out does not look
+        at it.
+        """
+        path = self.folder / "netlist.json"
+        netlist = json.loads(path.read_text())
+        module = netlist["modules"][top]
+        cells = module["cells"].values()
+        read = {
+            bit
+            for cell in cells
+            for pin, bits in cell["connections"].items()
+            if cell["port_directions"].get(pin) != "output"
+            for bit in bits
+        } | {bit for port in module["ports"].values() for bit in port["bits"]}
+        for cell in cells:
+            if cell["type"] != "CCU2C":
+                continue
+            pins = cell["connections"]
+            if "COUT" in pins and not read.intersection(pins["COUT"]):
+                pins["COUT"] = ["x"]
+            lets_through = int(cell["parameters"]["INIT0"], 2) >> 8 or pins["D0"] != ["1"]
+            takes_out = read.intersection(pins.get("S0", ()))
+            if not lets_through and not takes_out and pins.get("CIN") in (["0"], ["1"], ["x"]):
+                pins["CIN"] = ["x"]
+        path.write_text(json.dumps(netlist))
+
     def arguments(self) -> list[str]:
         context = {"ecp5": ["--out-of-context"], "ice40": ["--pcf-allow-unconstrained"]}[self.target.family]
         return [
@@ -455,6 +488,8 @@ class _Flow:
             "--freq",
             f"{self.frequency * _MARGIN:g}",
             "--timing-allow-fail",
+            "--placer-heap-timingweight",
+            "30",
         ]
 
     def pack(self) -> dict[str, dict[str, int]]:

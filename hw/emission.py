@@ -4,12 +4,14 @@ A component asks the ``platform`` that Amaranth hands to ``elaborate``. It is an
 Verilog is being made, and None in simulation.
 """
 
-from typing import cast
+from typing import TypeVar, cast
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal
 from amaranth.lib import wiring
 
-__all__ = ["Emission", "share"]
+__all__ = ["Emission", "never_elaborated", "share"]
+
+T = TypeVar("T", bound=Elaboratable)
 
 
 class Emission:
@@ -21,11 +23,24 @@ class Emission:
         Component of each such module, by module name.
     verilog
         Verilog text of modules that are not made by Amaranth, by module name.
+    primitives
+        Names of the cells of an FPGA family that are instantiated.
     """
 
     def __init__(self) -> None:
         self.modules: dict[str, wiring.Component] = {}
         self.verilog: dict[str, str] = {}
+        self.primitives: set[str] = set()
+
+    def use_primitive(self, name: str) -> None:
+        """Note that a cell of an FPGA family is instantiated, so that a simulation needs its model."""
+        self.primitives.add(name)
+
+
+def never_elaborated(elaboratable: T) -> T:
+    """The same, which Amaranth does not warn of when it is dropped: it was made for its description only."""
+    object.__setattr__(elaboratable, "_MustUse__silence", True)
+    return elaboratable
 
 
 def share(platform: object, name: str, component: wiring.Component) -> Elaboratable:
@@ -48,8 +63,7 @@ def share(platform: object, name: str, component: wiring.Component) -> Elaborata
     if name not in platform.modules:
         platform.modules[name] = component
     else:
-        # This one is never elaborated, and that is meant.
-        object.__setattr__(component, "_MustUse__silence", True)
+        never_elaborated(component)
     ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
     for path, member, value in component.signature.flatten(component):
         direction = "o" if member.flow == wiring.Out else "i"

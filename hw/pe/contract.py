@@ -1,0 +1,370 @@
+"""The contract of a dot-product unit: what arrays, sequencer, compiler and cycle model know of one.
+
+A unit is declared by data, a :class:`DotProduct`, and made as hardware by its :meth:`DotProduct.unit`. Nothing
+outside a unit's own file, and the registry in :mod:`bitwright.hw.pe` that names it, asks which one it is.
+
+**Terms.** A *word* is what an operand port takes in one cycle, a *beat* one cycle with one word of each
+operand. A *step* is :meth:`~DotProduct.elements` positions of the dot product; at a precision it is a fixed
+list of :meth:`~DotProduct.beats`. A dot product of several steps runs them in one of two orders::
+
+    Order.BEATS_OUTSIDE                          Order.STEPS_OUTSIDE
+    for beat in beats:                           for step in range(steps):
+        for step in range(steps):                    for beat in beats:
+            issue(step, beat,                            issue(step, beat,
+                  shift=beat.shift and step == 0)              shift=beat.shift)
+
+Beats outside keeps one accumulator that is shifted once per bit of precision, however many steps there are;
+steps outside keeps an operand at hand for all beats of a step.
+
+**Timing.** A unit takes a beat in every cycle and never stalls. ``o`` holds the sum, and ``o_valid`` is set,
+``latency`` cycles after the beat with ``last``.
+
+**Meaning.** ``o = sum(a * w)`` over all elements since the beat that followed the previous ``last``, exactly,
+for every value of the formats in force; the accumulator holds ``reduction`` elements of extreme values at every
+precision that the unit was built for, and wraps beyond that.
+"""
+
+import enum
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+from amaranth.hdl import Module, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+from numpy.typing import NDArray
+
+from ..emission import never_elaborated
+from ..formats import Format, Int, parse_format, short_name
+from ..reduce.carry import FABRICS, Fabric
+from ..reduce.datapath import Accumulated, Datapath
+from ..reduce.terms import Term
+
+__all__ = [
+    "Beat",
+    "DotProduct",
+    "DotProductUnit",
+    "Layout",
+    "Order",
+    "Precision",
+    "built_latency",
+    "enclosing",
+    "packed_bits",
+    "planar_bits",
+]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Formats of activations and weights in force.
+
+    Written ``a8w8``; with ``u`` for unsigned, as in ``au8w4``; ``b`` is bipolar, ``t`` ternary, ``p4`` a power
+    of two in 4 bits.
+    """
+
+    activation: Format
+    weight: Format
+
+    def __iter__(self) -> Iterator[Format]:
+        return iter((self.activation, self.weight))
+
+    def __str__(self) -> str:
+        return f"a{short_name(self.activation)}w{short_name(self.weight)}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Precision":
+        """The precision of that name.
+
+        Raises
+        ------
+        ValueError
+            It is not the name of one.
+        """
+        match = re.fullmatch(r"a(u?\d+|b|t|p\d+)w(u?\d+|b|t|p\d+)", text)
+        if not match:
+            raise ValueError(
+                f"{text!r} is no precision: a8w8, au8w4 (unsigned), abwb (bipolar), a8wt (ternary)"
+            )
+        return cls(parse_format(match[1]), parse_format(match[2]))
+
+    def products(self) -> tuple[int, int]:
+        """Least and greatest product."""
+        corners = [
+            a * w
+            for a in (self.activation.min, self.activation.max)
+            for w in (self.weight.min, self.weight.max)
+        ]
+        return min(corners), max(corners)
+
+
+class Layout(enum.Enum):
+    """How elements lie in words."""
+
+    PACKED = "packed"
+    """Elements side by side."""
+    PLANAR = "planar"
+    """A word holds one bit of each element; the word of the next bit follows."""
+
+
+class Order(enum.Enum):
+    """Which loop is outside in a dot product of several steps."""
+
+    BEATS_OUTSIDE = "beats outside"
+    STEPS_OUTSIDE = "steps outside"
+
+
+@dataclass(frozen=True)
+class Beat:
+    """One beat of a step.
+
+    Parameters
+    ----------
+    activation, weight
+        Which of the step's words of that operand it takes.
+    shift
+        Whether what was accumulated is shifted before this beat is added; under
+        :attr:`Order.BEATS_OUTSIDE` in the first step only.
+    control
+        Value of each other field of the unit's control.
+    output
+        Which of the unit's outputs it adds to.
+    """
+
+    activation: int = 0
+    weight: int = 0
+    shift: bool = False
+    control: Mapping[str, int] = field(default_factory=dict)
+    output: int = 0
+
+
+def enclosing(formats: Sequence[Format]) -> Int:
+    """The narrowest integer format that holds every value of all the given ones."""
+    low = min(format.min for format in formats)
+    high = max(format.max for format in formats)
+    bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0) + (low < 0)
+    return Int(max(bits, 1), signed=low < 0)
+
+
+def packed_bits(format: Format, values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Packed layout of the last axis as bits, lowest first: ``(..., elements)`` to ``(..., bits)``."""
+    return format.planes(values).reshape(*values.shape[:-1], values.shape[-1] * format.bits)
+
+
+def planar_bits(format: Format, values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Planar layout of the last axis, lowest plane first: ``(..., elements)`` to ``(..., planes, bits)``."""
+    return np.moveaxis(format.planes(values), -1, -2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DotProduct(ABC):
+    """A dot-product unit, declared by data.
+
+    Parameters
+    ----------
+    lanes
+        Width of the unit; what a lane is, its own page says.
+    precisions
+        Those that it is built for; hardware for others is left out.
+    reduction
+        Longest dot product that it holds without overflow, in elements.
+    fabric
+        What its carry chains are made of.
+
+    Raises
+    ------
+    ValueError
+        A parameter is out of range, or a precision is not one that the architecture supports.
+    """
+
+    name: ClassVar[str]
+    """What configurations call it."""
+    supports: ClassVar[str]
+    """Which precisions the architecture supports, in words."""
+    activation_layout: ClassVar[Layout]
+    weight_layout: ClassVar[Layout]
+    order: ClassVar[Order] = Order.BEATS_OUTSIDE
+    shift_places: ClassVar[int] = 1
+    """By how much a beat with ``shift`` shifts what was accumulated."""
+    outputs: ClassVar[int] = 1
+    """Dot products that a unit computes side by side."""
+
+    lanes: int
+    precisions: tuple[Precision, ...]
+    reduction: int = 16384
+    fabric: Fabric = "generic"
+
+    def __post_init__(self) -> None:
+        if self.lanes < 1:
+            raise ValueError(f"{self.name}: lanes = {self.lanes}: must be at least 1")
+        if self.reduction < 1:
+            raise ValueError(f"{self.name}: reduction = {self.reduction}: must be at least 1")
+        if self.fabric not in FABRICS:
+            raise ValueError(f"{self.name}: fabric = {self.fabric!r}: must be one of {', '.join(FABRICS)}")
+        if not self.precisions:
+            raise ValueError(f"{self.name}: precisions: must name at least one")
+        for precision in self.precisions:
+            if not self.supported(precision):
+                raise ValueError(f"{self.name} does not support precision {precision}: {self.supports}")
+
+    # To be declared by each architecture
+
+    @classmethod
+    @abstractmethod
+    def supported(cls, precision: Precision) -> bool:
+        """Whether the architecture can be built for a precision."""
+
+    @property
+    @abstractmethod
+    def activation_word_bits(self) -> int:
+        """Width of an activation word."""
+
+    @property
+    @abstractmethod
+    def weight_word_bits(self) -> int:
+        """Width of a weight word."""
+
+    @abstractmethod
+    def elements(self, precision: Precision) -> int:
+        """Positions of the dot product in a step."""
+
+    @abstractmethod
+    def beats(self, precision: Precision) -> tuple[Beat, ...]:
+        """The beats of a step."""
+
+    @abstractmethod
+    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        """Words of a step's activations, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
+
+        Raises
+        ------
+        ValueError
+            A value does not fit the format.
+        """
+
+    @abstractmethod
+    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        """Words of a step's weights, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
+
+        Raises
+        ------
+        ValueError
+            A value does not fit the format.
+        """
+
+    @property
+    @abstractmethod
+    def latency(self) -> int:
+        """Cycles from the beat with ``last`` to ``o_valid``."""
+
+    @abstractmethod
+    def unit(self) -> "DotProductUnit":
+        """The hardware."""
+
+    @property
+    def control(self) -> Mapping[str, int]:
+        """Width of each field of the control of a beat; ``shift`` is among them where beats shift."""
+        return {}
+
+    # What follows from that
+
+    @cached_property
+    def control_layout(self) -> data.StructLayout:
+        """Layout of a beat's control."""
+        return data.StructLayout(dict(self.control))
+
+    @cached_property
+    def accumulator_bits(self) -> int:
+        """Signed width that holds ``reduction`` extreme products at every precision built for."""
+        extremes = [precision.products() for precision in self.precisions]
+        low = min(0, *(low for low, _ in extremes)) * self.reduction
+        high = max(0, *(high for _, high in extremes)) * self.reduction
+        return max(high.bit_length(), (-low - 1).bit_length() if low else 0) + 1
+
+    def macs_per_cycle(self, precision: Precision) -> float:
+        """Multiply-accumulate operations of a busy cycle."""
+        return self.outputs * self.elements(precision) / len(self.beats(precision))
+
+    def steps(self, terms: int, precision: Precision) -> int:
+        """Steps of a dot product of so many terms."""
+        return -(-terms // self.elements(precision))
+
+    def schedule(self, steps: int, precision: Precision) -> Iterator[tuple[int, Beat, bool]]:
+        """Every beat of a dot product in order: step, beat, and whether it shifts."""
+        beats = self.beats(precision)
+        if self.order is Order.BEATS_OUTSIDE:
+            for beat in beats:
+                for step in range(steps):
+                    yield step, beat, beat.shift and step == 0
+        else:
+            for step in range(steps):
+                for beat in beats:
+                    yield step, beat, beat.shift
+
+    def encoded_control(self, beat: Beat, *, shift: bool) -> int:
+        """The control word of a beat."""
+        word = 0
+        for name, field_ in self.control_layout:
+            value = int(shift) if name == "shift" else beat.control.get(str(name), 0)
+            word |= value << field_.offset
+        return word
+
+
+class DotProductUnit(wiring.Component):
+    """Hardware of a dot-product unit: the ports that all of them have.
+
+    Operands and control are taken straight into logic: they have to come from registers.
+
+    Parameters
+    ----------
+    spec
+        What to build.
+
+    Members
+    -------
+    a, w : words of one beat
+    control : the beat's control, fields of ``spec.control``; not there where the unit needs none
+    valid, last : the beat exists; it is the last of its dot product
+    o, o_valid : the dot product, in one cycle, ``spec.latency`` cycles after its last beat
+    """
+
+    def __init__(self, spec: DotProduct):
+        self.spec = spec
+        members: dict[str, Any] = {
+            "a": In(spec.activation_word_bits),
+            "w": In(spec.weight_word_bits),
+            "valid": In(1),
+            "last": In(1),
+            "o": Out(signed(spec.accumulator_bits)),
+            "o_valid": Out(1),
+        }
+        if spec.control:
+            members["control"] = In(spec.control_layout)
+        super().__init__(members)
+
+    @abstractmethod
+    def compute(self, datapath: Datapath) -> Accumulated:
+        """Build the unit's pipeline; its latency is the result's time."""
+
+    def field(self, name: str) -> Term:
+        """A one-bit field of the control."""
+        return Term.of(getattr(self.control, name))
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        datapath = Datapath(m, self.spec.fabric, platform)
+        result = self.compute(datapath)
+        datapath.finish()
+        if result.time != self.spec.latency:
+            raise AssertionError(f"{self.spec}: declared latency {self.spec.latency}, built {result.time}")
+        m.d.comb += [self.o.eq(result.total), self.o_valid.eq(result.valid)]
+        return m
+
+
+def built_latency(spec: DotProduct) -> int:
+    """Latency of a unit, read off a trial build."""
+    trial = Datapath(never_elaborated(Module()), "generic", None)
+    return never_elaborated(spec.unit()).compute(trial).time
