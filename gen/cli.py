@@ -153,12 +153,16 @@ def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.n
 
 
 def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    from bitwright.sim.rtl import primitive_models
+
     from .manifest import manifest
     from .verilog import elaborate
 
     say("Elaborating the engine")
     design = elaborate(config, progress=say)
     (stage / "engine.v").write_text(design.verilog)
+    if models := primitive_models(design.verilog):
+        (stage / "engine_cells.v").write_text("\n".join(models.values()))
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bitwright.hw.config import CHANNEL_BITS, EngineConfig
 from bitwright.hw.formats import Int
 from bitwright.hw.memory.scratchpad import Geometry, geometries
+from bitwright.hw.pe.contract import Order
 from bitwright.hw.quant.requantise import encode_channel
 from bitwright.hw.sched.isa import Buffer, Instruction, Opcode, Unit
 from bitwright.hw.sched.registers import COUNTERS
@@ -216,9 +217,9 @@ class _Layer:
         self.result = result
         self.geometry = geometries(config)
         self.rows = source.rows
-        self.steps = _ceil_div(node.reduction, config.lanes)
+        self.steps = _ceil_div(node.reduction, config.elements)
         self.row_groups = _ceil_div(self.rows, config.rows)
-        self.col_groups = _ceil_div(node.channels, config.cols)
+        self.col_groups = _ceil_div(node.channels, config.group_channels)
         self.macs = node.macs(self.rows)
         self.result_words = result.stride // config.bus_bytes
 
@@ -230,7 +231,11 @@ class _Layer:
 
     def weight_rows(self, groups: int, steps: int) -> int:
         """Scratchpad rows of a tile of weights."""
-        return _ceil_div(groups * steps, self.geometry[Buffer.WEIGHTS].ratio)
+        return _ceil_div(groups * self.weight_words(steps), self.geometry[Buffer.WEIGHTS].ratio)
+
+    def weight_words(self, steps: int) -> int:
+        """Weight words of so many steps of a group of columns: one for each beat."""
+        return steps * len(self.config.beats)
 
     def output_words(self, groups: int) -> int:
         """Bus words of one row of so many groups of columns."""
@@ -239,16 +244,27 @@ class _Layer:
     # Contents
 
     def weight_bytes(self, groups: range, steps: range) -> bytes:
-        """Weights as the scratchpad holds them: group, step, column, lane; zero where there are none."""
+        """Weights as the scratchpad holds them: of each group the beats in their order, one word for each."""
         config = self.config
-        columns = slice(groups.start * config.cols, groups.stop * config.cols)
-        terms = slice(steps.start * config.lanes, steps.stop * config.lanes)
-        part = self.node.weights[columns, terms]
-        padded = np.zeros((len(groups) * config.cols, len(steps) * config.lanes), np.int64)
+        unit, precision = config.unit, config.precision
+        channels = slice(groups.start * config.group_channels, groups.stop * config.group_channels)
+        terms = slice(steps.start * config.elements, steps.stop * config.elements)
+        part = self.node.weights[channels, terms]
+        # What is not there is zero; where the format has none, the layer's terms fill whole steps.
+        nothing = 0 if config.weight.contains(np.zeros(1, np.int64)) else config.weight.min
+        shape = (len(groups) * config.group_channels, len(steps) * config.elements)
+        padded = np.full(shape, nothing, np.int64)
         padded[: part.shape[0], : part.shape[1]] = part
-        ordered = padded.reshape(len(groups), config.cols, len(steps), config.lanes).transpose(0, 2, 1, 3)
-        words = ordered.reshape(len(groups) * len(steps), config.cols * config.lanes)
-        return _pack_words(words, config.weight, self.geometry[Buffer.WEIGHTS])
+        # A unit computes `outputs` channels, which are a group of columns apart.
+        values = padded.reshape(len(groups), unit.outputs, config.cols, len(steps), config.elements)
+        words = unit.weight_bits(values, precision)  # group, output, column, step, word, bit
+        beats = np.stack([words[:, beat.output, :, :, beat.weight] for beat in config.beats], axis=1)
+        # group, beat, column, step, bit
+        if unit.order is Order.BEATS_OUTSIDE:
+            ordered = beats.transpose(0, 1, 3, 2, 4)
+        else:
+            ordered = beats.transpose(0, 3, 1, 2, 4)
+        return _pack_words(ordered.reshape(-1, config.weight_word_bits), self.geometry[Buffer.WEIGHTS])
 
     def channel_bytes(self, groups: range) -> bytes:
         """Quantisation parameters as the scratchpad holds them."""
@@ -260,7 +276,9 @@ class _Layer:
         bias = Int(32).decode(bias)
         words = []
         size = self.geometry[Buffer.CHANNELS].banks * config.bus_bytes
-        for first in range(groups.start * config.cols, groups.stop * config.cols, config.requantisers):
+        for first in range(
+            groups.start * config.group_channels, groups.stop * config.group_channels, config.requantisers
+        ):
             word = 0
             for position in range(config.requantisers):
                 channel = first + position
@@ -293,14 +311,22 @@ class _Layer:
             or self.weight_rows(1, self.steps) > weights.rows
         ):
             # Not even one group of rows and columns fits: accumulate over several tiles.
+            if not config.unit.resumes(config.precision):
+                raise NetworkError(
+                    f"node '{self.node.name}'",
+                    f"a dot product of {self.node.reduction} terms does not fit the scratchpads, and {config.pe} "
+                    "cannot compute it in parts",
+                    "raise activation_depth or weight_depth",
+                )
             unit = activations.ratio * weights.ratio // gcd(activations.ratio, weights.ratio)
-            half = min(activations.rows * activations.ratio, weights.rows * weights.ratio) // 2
+            room = weights.rows * weights.ratio // len(config.beats)
+            half = min(activations.rows * activations.ratio, room) // 2
             step_choices = [max(unit, half // unit * unit)]
             row_choices = col_choices = [1]
         else:
             step_choices = [self.steps]
             row_choices = _sizes(self.row_groups, activations.rows // self.activation_rows(self.steps))
-            col_limit = weights.rows * weights.ratio // self.steps
+            col_limit = weights.rows * weights.ratio // self.weight_words(self.steps)
             per_group = config.granules_per_group
             col_choices = _sizes(self.col_groups, min(col_limit, channels.rows // per_group))
         for steps in step_choices:
@@ -335,7 +361,8 @@ class _Layer:
         row_tiles = _ceil_div(self.row_groups, cut.row_groups)
         col_tiles = _ceil_div(self.col_groups, cut.col_groups)
         step_tiles = _ceil_div(self.steps, cut.steps)
-        compute = self.row_groups * self.col_groups * max(self.steps, self.config.drain_cycles)
+        drain = self.config.drain_cycles * self.config.unit.outputs
+        compute = self.row_groups * self.col_groups * max(self.weight_words(self.steps), drain)
         weights = self.geometry[Buffer.WEIGHTS]
         activations = self.geometry[Buffer.ACTIVATIONS]
         weight_beats = self.weight_rows(self.col_groups, self.steps) * weights.banks
@@ -357,18 +384,12 @@ def _sizes(count: int, limit: int) -> list[int]:
     return sorted(sizes | ({count} if count <= limit else {limit}))
 
 
-def _pack_words(words: NDArray[np.int64], element: Int, geometry: Geometry) -> bytes:
-    """Words as they lie in a scratchpad's rows, whole rows."""
-    per_row = geometry.banks * geometry.write_bits // element.bits
-    if geometry.ratio > 1:
-        flat = words.reshape(-1)
-        rows = _ceil_div(flat.size, per_row)
-        padded = np.zeros(rows * per_row, np.int64)
-        padded[: flat.size] = flat
-        return element.pack(padded.reshape(rows, per_row)).tobytes()
-    padded = np.zeros((words.shape[0], per_row), np.int64)
-    padded[:, : words.shape[1]] = words
-    return element.pack(padded).tobytes()
+def _pack_words(words: NDArray[np.uint8], geometry: Geometry) -> bytes:
+    """Words, as bits, as they lie in a scratchpad's rows, whole rows."""
+    per_row = geometry.banks * geometry.write_bits
+    flat = words.reshape(1, -1) if geometry.ratio > 1 else words
+    padding = -flat.shape[1] % per_row
+    return np.packbits(np.pad(flat, ((0, 0), (0, padding))), axis=-1, bitorder="little").tobytes()
 
 
 class _Mapper:
@@ -581,7 +602,7 @@ class _Mapper:
         result = layer.result
         address = result.address + first * result.stride
         if not cut.store_rows:
-            address += cols.start * config.cols * config.activation_bits // 8
+            address += cols.start * config.group_channels * config.activation_bits // 8
         block = self.block(address, count * width)
         if count > 1 and width * config.bus_bytes != result.stride:
             block |= {"row_beats": width, "stride": result.stride // config.bus_bytes}
@@ -651,7 +672,13 @@ def _check_support(graph: Graph, config: EngineConfig) -> None:
             raise NetworkError(
                 where,
                 f"weights {node.weights.min()}..{node.weights.max()} do not fit the engine's {config.weight}",
-                "choose a configuration with a greater weight_bits",
+                "choose a configuration with a greater weight_bits, or another weight_format",
+            )
+        if not config.weight.contains(np.zeros(1, np.int64)) and node.reduction % config.elements:
+            raise NetworkError(
+                where,
+                f"{config.weight} weights have no zero to fill up dot products of {node.reduction} terms",
+                f"they must be a multiple of {config.elements}: choose another number of lanes",
             )
         if node.reduction > config.reduction:
             raise NetworkError(
@@ -685,7 +712,7 @@ def _place(graph: Graph, config: EngineConfig, image: _Image) -> dict[str, Place
             room = _ceil_div(columns, align) * align
             asked.setdefault(leader[node.input], []).append((node.input, rows, columns, room))
             rows, columns = _matrix(graph.tensors[node.output])
-            whole = _ceil_div(columns, config.cols) * config.cols
+            whole = _ceil_div(columns, config.group_channels) * config.group_channels
             room = _ceil_div(max(columns, whole), align) * align
             asked.setdefault(leader[node.output], []).append((node.output, rows, columns, room))
     placements: dict[str, Placement] = {}
@@ -704,7 +731,7 @@ def _place(graph: Graph, config: EngineConfig, image: _Image) -> dict[str, Place
                     raise NetworkError(
                         f"tensor '{view}'",
                         f"is reshaped between layers, and its rows of {columns} elements would need padding",
-                        f"rows must be multiples of {align} elements, and results of {config.cols} columns",
+                        f"rows must be multiples of {align} elements, and results of {config.group_channels} columns",
                     )
             _, rows, columns, room = views[0]
         stride = room * config.activation_bits // 8

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitwright.hw.formats import Int
+from bitwright.hw.formats import Format, Int
 from bitwright.hw.quant.arithmetic import Rounding, quantise_multiplier
 from bitwright.sim.graph import FullyConnected, Graph, Quantize, TensorInfo
 
@@ -19,7 +19,7 @@ def random_mlp(
     *,
     rows: int = 1,
     activation: Int | None = None,
-    weight: Int | None = None,
+    weight: Format | None = None,
     rounding: Rounding = "tflite",
     seed: int = 0,
 ) -> Graph:
@@ -51,7 +51,7 @@ def random_mlp(
     tensors = [tensor(index, size) for index, size in enumerate(sizes)]
     nodes = []
     for index, (terms, columns) in enumerate(pairwise(sizes)):
-        weights = rng.integers(weight.min, weight.max + 1, (columns, terms))
+        weights = rng.choice(weight.values, (columns, terms))
         # Inputs are uniform: centre the sums, and scale their deviation to half of the output's range.
         mean = (activation.min + activation.max) / 2 - tensors[index].zero_point
         deviation = (activation.max - activation.min + 1) / np.sqrt(12)

@@ -16,7 +16,20 @@ import platformdirs
 
 from bitwright.sim.tools import ToolError
 
-__all__ = ["TOOLS", "Finished", "Tool", "find_tool", "run_tool", "verilog_environment", "versions"]
+__all__ = [
+    "TOOLS",
+    "Finished",
+    "Tool",
+    "ToolTimeoutError",
+    "find_tool",
+    "run_tool",
+    "verilog_environment",
+    "versions",
+]
+
+
+class ToolTimeoutError(ToolError):
+    """A program took longer than it was given, and was stopped."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +241,7 @@ def run_tool(
         shutil.rmtree(temporary, ignore_errors=True)
     finished = Finished(127 if returncode is None else returncode, path)
     if returncode is None:
-        raise ToolError(f"{name} did not finish within {timeout:g} s and was stopped")
+        raise ToolTimeoutError(f"{name} did not finish within {timeout:g} s and was stopped")
     if returncode != 0 and check:
         raise ToolError(f"{name} {tool.version} failed ({finished.outcome}):\n{finished.complaint()}")
     return finished

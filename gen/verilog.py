@@ -16,7 +16,7 @@ from bitwright.hw.engine import Engine
 
 from .toolchain import run_tool
 
-__all__ = ["TOP", "Design", "Port", "elaborate", "emit"]
+__all__ = ["TOP", "Design", "Port", "convert", "elaborate", "emit"]
 
 TOP = "bitwright"
 """Name of the top module."""
@@ -76,7 +76,6 @@ def elaborate(config: EngineConfig, *, progress: Callable[[str], None] | None = 
     ToolError
         There is no Yosys, or it failed.
     """
-    emission = Emission()
     engine = Engine(config)
     ports = [
         Port(
@@ -86,18 +85,37 @@ def elaborate(config: EngineConfig, *, progress: Callable[[str], None] | None = 
         )
         for path, member, value in engine.signature.flatten(engine)
     ]
+    return Design(convert(engine, progress=progress), ports)
+
+
+def convert(component: wiring.Component, *, progress: Callable[[str], None] | None = None) -> str:
+    """Verilog of a component, which becomes module :data:`TOP`, and of the modules that it shares.
+
+    Parameters
+    ----------
+    component
+        What to convert.
+    progress
+        Told when there is something to wait for.
+
+    Raises
+    ------
+    ToolError
+        There is no Yosys, or it failed.
+    """
+    emission = Emission()
     with warnings.catch_warnings():
         # Of what is emitted once and instantiated many times, most are never elaborated.
         warnings.simplefilter("ignore", UnusedElaboratable)
-        text = rtlil.convert(engine, name=TOP, platform=emission, emit_src=False)
-        for name, component in list(emission.modules.items()):
-            text += rtlil.convert(component, name=name, platform=emission, emit_src=False)
+        text = rtlil.convert(component, name=TOP, platform=emission, emit_src=False)
+        for name, shared in list(emission.modules.items()):
+            text += rtlil.convert(shared, name=name, platform=emission, emit_src=False)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "engine.il").write_text(text)
         run_tool("yosys", ["-q", "-p", _SCRIPT], folder, progress=progress)
         body = (folder / "engine.v").read_text()
-    return Design("\n".join([body, *emission.verilog.values()]), ports)
+    return "\n".join([body, *emission.verilog.values()])
 
 
 def emit(config: EngineConfig) -> str:

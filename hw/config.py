@@ -1,10 +1,15 @@
 """The engine's configuration: every parameter, every derived width, every cross-field check."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from .errors import ConfigError
-from .formats import Int
+from .formats import Bipolar, Format, Int, PowerOfTwo, Ternary
+from .pe import UNITS
+from .pe.contract import Beat, DotProduct, Precision
+from .reduce.carry import FABRICS, Fabric
 
 __all__ = ["CHANNEL_BITS", "INSTRUCTION_BITS", "EngineConfig"]
 
@@ -15,8 +20,12 @@ CHANNEL_BITS = 96
 """Width of one output channel's quantisation parameters (see :mod:`bitwright.hw.quant.requantise`)."""
 
 
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
+_WEIGHT_FORMATS: dict[str, Format | Callable[[int], Format]] = {
+    "int": Int,
+    "bipolar": Bipolar(),
+    "ternary": Ternary(),
+    "power_of_two": PowerOfTwo,
+}
 
 
 def _is_power_of_two(value: int) -> bool:
@@ -40,8 +49,22 @@ class EngineConfig:
         "use_attribute_docstrings": True,
     }
 
-    pe: Literal["parallel"] = "parallel"
-    """Dot-product unit: `parallel` multiplies every lane in every cycle."""
+    pe: Literal[
+        "parallel",
+        "bitfusion",
+        "bitblade",
+        "stripes",
+        "unpu",
+        "loom",
+        "bismo",
+        "xnor",
+        "ternary",
+        "log2",
+    ] = "parallel"
+    """Dot-product unit: one of the architectures in `hw/pe`; see `docs/units.md`."""
+
+    target: Fabric = "generic"
+    """What the additions are made of: `generic` for any FPGA or ASIC, `ecp5` or `ice40` for its carry cells."""
 
     rows: int = 1
     """M: output rows (pixels, batch items) computed at a time, 1 to 16."""
@@ -50,16 +73,19 @@ class EngineConfig:
     """N: output channels computed at a time, 1 to 128."""
 
     lanes: int
-    """K: positions of the dot product taken per cycle, 1 to 128."""
+    """K: lanes of a dot-product unit, 1 to 256; how many positions of the dot product that is, the unit says."""
 
-    activation_bits: Literal[2, 4, 8] = 8
+    activation_bits: Literal[1, 2, 4, 8] = 8
     """Width of a stored activation."""
 
-    weight_bits: Literal[2, 4, 8] = 8
-    """Width of a stored weight."""
+    weight_bits: int = 8
+    """Width of a weight, 1 to 16, as far as the unit supports it."""
+
+    weight_format: Literal["int", "bipolar", "ternary", "power_of_two"] = "int"
+    """What a weight is: an integer, -1 or +1 (1 bit), -1, 0 or +1 (2 bits), or a signed power of two."""
 
     multiplier: Literal["dsp", "lut"] = "dsp"
-    """Whether a lane's product is left to the target's multiplier blocks or built from adders."""
+    """Of a unit that multiplies: whether in the target's multiplier blocks or by adders."""
 
     reduction: int = 16384
     """Longest dot product that the accumulators hold without overflow, 1 to 65536."""
@@ -101,7 +127,8 @@ class EngineConfig:
         for key, low, high in (
             ("rows", 1, 16),
             ("cols", 1, 128),
-            ("lanes", 1, 128),
+            ("lanes", 1, 256),
+            ("weight_bits", 1, 16),
             ("reduction", 1, 65536),
             ("requantisers", 1, 16),
             ("address_bits", 16, 32),
@@ -110,9 +137,10 @@ class EngineConfig:
             if not low <= value <= high:
                 raise ConfigError(key, value, f"from {low} to {high}")
         for key, choices in (
-            ("pe", ("parallel",)),
-            ("activation_bits", (2, 4, 8)),
-            ("weight_bits", (2, 4, 8)),
+            ("pe", tuple(UNITS)),
+            ("target", FABRICS),
+            ("activation_bits", (1, 2, 4, 8)),
+            ("weight_format", tuple(_WEIGHT_FORMATS)),
             ("multiplier", ("dsp", "lut")),
             ("requantise_cycles", (1, 4)),
             ("bus_bits", (32, 64, 128)),
@@ -132,6 +160,7 @@ class EngineConfig:
             value = getattr(self, key)
             if not (_is_power_of_two(value) and low <= value <= high):
                 raise ConfigError(key, value, f"a power of two from {low} to {high}")
+        self._check_unit()
         if not _is_power_of_two(self.requantisers) or self.cols % self.requantisers:
             raise ConfigError(
                 "requantisers", self.requantisers, f"a power of two that divides cols = {self.cols}"
@@ -147,16 +176,41 @@ class EngineConfig:
             raise ConfigError(
                 "lanes",
                 self.lanes,
-                f"such that lanes x activation_bits = {word} divides, "
-                f"or is a multiple of, bus_bits = {self.bus_bits}",
+                f"such that the bits of an activation word, {word}, divide, "
+                f"or are a multiple of, bus_bits = {self.bus_bits}",
             )
         word = self.weight_word_bits
         if word < self.bus_bits and self.bus_bits % word:
             raise ConfigError(
                 "cols",
                 self.cols,
-                f"such that cols x lanes x weight_bits = {word} divides, "
-                f"or is at least, bus_bits = {self.bus_bits}",
+                f"such that the bits of a weight word, {word}, divide, "
+                f"or are at least, bus_bits = {self.bus_bits}",
+            )
+
+    def _check_unit(self) -> None:
+        only = _WEIGHT_FORMATS[self.weight_format]
+        if isinstance(only, Format) and self.weight_bits != only.bits:
+            raise ConfigError("weight_bits", self.weight_bits, f"{only.bits} for {self.weight_format} weights")
+        if self.weight_format == "power_of_two" and not 2 <= self.weight_bits <= 6:
+            raise ConfigError("weight_bits", self.weight_bits, "from 2 to 6 for power_of_two weights")
+        if self.multiplier != "dsp" and "multiplier" not in UNITS[self.pe].__dataclass_fields__:
+            raise ConfigError("multiplier", self.multiplier, f"left out for pe = {self.pe}, which has none")
+        if not UNITS[self.pe].supported(self.precision):
+            raise ConfigError(
+                "pe",
+                self.pe,
+                f"a unit that supports precision {self.precision}; {self.pe} takes {UNITS[self.pe].supports}",
+            )
+        try:
+            packed = self.unit.takes_packed_activations(self.precision)
+        except ValueError as error:
+            raise ConfigError("lanes", self.lanes, str(error)) from None
+        if not packed:
+            raise ConfigError(
+                "activation_bits",
+                self.activation_bits,
+                f"1 for pe = {self.pe}: it takes activations bit by bit, and the engine stores them side by side",
             )
 
     def replace(self, **changes: Any) -> "EngineConfig":
@@ -171,14 +225,53 @@ class EngineConfig:
         return Int(self.activation_bits)
 
     @property
-    def weight(self) -> Int:
-        """Format of a stored weight."""
-        return Int(self.weight_bits)
+    def weight(self) -> Format:
+        """Format of a weight."""
+        format = _WEIGHT_FORMATS[self.weight_format]
+        return format if isinstance(format, Format) else format(self.weight_bits)
+
+    @property
+    def precision(self) -> Precision:
+        """Formats of activations and weights."""
+        return Precision(self.activation, self.weight)
+
+    @cached_property
+    def unit(self) -> DotProduct:
+        """The dot-product unit, as its contract describes it."""
+        architecture = UNITS[self.pe]
+        own = {"multiplier": self.multiplier} if "multiplier" in architecture.__dataclass_fields__ else {}
+        return architecture(
+            lanes=self.lanes,
+            precisions=(self.precision,),
+            reduction=self.reduction,
+            fabric=self.target,
+            **own,
+        )
+
+    @cached_property
+    def beats(self) -> tuple[Beat, ...]:
+        """The beats of a step."""
+        return self.unit.beats(self.precision)
+
+    @cached_property
+    def elements(self) -> int:
+        """Positions of the dot product in a step."""
+        return self.unit.elements(self.precision)
+
+    @property
+    def activation_index_bits(self) -> int:
+        """Width of the index of an activation word in its step."""
+        return max(1, max(beat.activation for beat in self.beats).bit_length())
+
+    @property
+    def group_channels(self) -> int:
+        """Output channels of a group of columns: all that the units of a row compute side by side."""
+        return self.cols * self.unit.outputs
 
     @property
     def accumulator_bits(self) -> int:
-        """Width that holds `reduction` products of the most negative operands, w + a + ceil(log2 K)."""
-        return self.activation_bits + self.weight_bits - 1 + (self.reduction - 1).bit_length() + 1
+        """Width of a dot product: what `reduction` extreme products need."""
+        return self.unit.accumulator_bits
 
     # Words and layouts
 
@@ -190,12 +283,12 @@ class EngineConfig:
     @property
     def activation_word_bits(self) -> int:
         """One step's activations of one row."""
-        return self.lanes * self.activation_bits
+        return self.elements * self.activation_bits
 
     @property
     def weight_word_bits(self) -> int:
-        """One step's weights of all columns."""
-        return self.cols * self.lanes * self.weight_bits
+        """One beat's weights of all columns."""
+        return self.cols * self.unit.weight_word_bits
 
     @property
     def channel_word_bits(self) -> int:
@@ -210,6 +303,11 @@ class EngineConfig:
     @property
     def granules_per_group(self) -> int:
         """Granules of one row of one group of columns."""
+        return self.group_channels // self.requantisers
+
+    @property
+    def granules_per_drain(self) -> int:
+        """Granules of one row of what is drained at a time: one output of every unit."""
         return self.cols // self.requantisers
 
     @property
@@ -225,7 +323,7 @@ class EngineConfig:
     @property
     def drain_cycles(self) -> int:
         """Cycles between two results of the array: draining rows x cols accumulators."""
-        return self.rows * self.granules_per_group * self.requantise_cycles
+        return self.rows * self.granules_per_drain * self.requantise_cycles
 
     @property
     def token_limit(self) -> int:
@@ -243,6 +341,6 @@ class EngineConfig:
         return INSTRUCTION_BITS // self.bus_bits
 
     @property
-    def peak_macs_per_cycle(self) -> int:
-        """Multiply-accumulate operations of a cycle in which the array is busy."""
-        return self.rows * self.cols * self.lanes
+    def peak_macs_per_cycle(self) -> float:
+        """Multiply-accumulate operations of a cycle in which the array is busy, on average over a step."""
+        return self.rows * self.cols * self.unit.macs_per_cycle(self.precision)

@@ -6,12 +6,12 @@ Verilog is being made, and None in simulation.
 
 from typing import TypeVar, cast
 
-from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal
+from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 
 __all__ = ["Emission", "never_elaborated", "share"]
 
-T = TypeVar("T", bound=Elaboratable)
+T = TypeVar("T", bound=Elaboratable | None)
 
 
 class Emission:
@@ -23,23 +23,17 @@ class Emission:
         Component of each such module, by module name.
     verilog
         Verilog text of modules that are not made by Amaranth, by module name.
-    primitives
-        Names of the cells of an FPGA family that are instantiated.
     """
 
     def __init__(self) -> None:
         self.modules: dict[str, wiring.Component] = {}
         self.verilog: dict[str, str] = {}
-        self.primitives: set[str] = set()
-
-    def use_primitive(self, name: str) -> None:
-        """Note that a cell of an FPGA family is instantiated, so that a simulation needs its model."""
-        self.primitives.add(name)
 
 
 def never_elaborated(elaboratable: T) -> T:
     """The same, which Amaranth does not warn of when it is dropped: it was made for its description only."""
-    object.__setattr__(elaboratable, "_MustUse__silence", True)
+    if elaboratable is not None:
+        object.__setattr__(elaboratable, "_MustUse__silence", True)
     return elaboratable
 
 
@@ -67,5 +61,5 @@ def share(platform: object, name: str, component: wiring.Component) -> Elaborata
     ports: dict[str, object] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
     for path, member, value in component.signature.flatten(component):
         direction = "o" if member.flow == wiring.Out else "i"
-        ports[f"{direction}_{'__'.join(str(part) for part in path)}"] = value
+        ports[f"{direction}_{'__'.join(str(part) for part in path)}"] = Value.cast(value)
     return cast(Elaboratable, Instance(name, **ports))

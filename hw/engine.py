@@ -149,6 +149,8 @@ class Core(wiring.Component):
             array.weights.eq(weights.read_data),
             array.valid.eq(compute.beat),
             array.last.eq(compute.last),
+            *([array.control.eq(compute.control)] if config.unit.control else []),
+            *([array.activation_index.eq(compute.activation_index)] if compute.indexed else []),
             quant.job.eq(compute.job),
             quant.job_valid.eq(compute.job_valid),
             quant.results.eq(array.results),

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.pe.parallel import ParallelSpec
 from bitwright.hw.quant.requantise import Requantiser
 from bitwright.hw.sched.isa import Instruction, Opcode, Unit
 
@@ -73,7 +72,7 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     places: deque[int] = deque([0] * config.loads_under_way, maxlen=config.loads_under_way)
     requantiser = Requantiser.latency_of(config.requantise_cycles)
     # Scratchpad, array, drain, requantiser, and the write.
-    tail = 2 + ParallelSpec.of(config).latency + config.drain_cycles + requantiser + 4
+    tail = 2 + config.unit.latency + config.drain_cycles + requantiser + 4
 
     bus = 0  # the read bus is taken until then
     fetched = _FETCH + latency
@@ -103,7 +102,9 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             unit_free[unit] = start + issue
         elif instruction.opcode is Opcode.COMPUTE:
             dots = instruction["row_groups"] * instruction["col_groups"]
-            busy = dots * max(instruction["steps"], config.drain_cycles if dots > 1 else 0)
+            # As many beats as the unit declares, unless results leave more slowly.
+            drain = config.drain_cycles * config.unit.outputs if dots > 1 else 0
+            busy = dots * max(instruction["steps"] * len(config.beats), drain)
             unit_free[unit] = start + busy
             end = start + busy + tail
         else:

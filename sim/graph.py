@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitwright.hw.errors import BitwrightError
-from bitwright.hw.formats import Int
+from bitwright.hw.formats import Format, Int
 from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT, MIN_SHIFT, MULTIPLIER_BITS, Rounding
 
 __all__ = [
@@ -153,7 +153,7 @@ class FullyConnected:
     input: str
     output: str
     weights: NDArray[np.int64]
-    weight_format: Int
+    weight_format: Format
     bias: NDArray[np.int64]
     multiplier: NDArray[np.int64]
     shift: NDArray[np.int64]

@@ -17,6 +17,7 @@ import os
 import shlex
 import shutil
 import signal
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ __all__ = [
     "compile_bench",
     "load_job",
     "load_results",
+    "primitive_models",
     "run_bench",
     "save_job",
     "save_results",
@@ -274,6 +276,17 @@ def _ports(prefix: str, bus_bits: int) -> Iterator[tuple[bool, str, int]]:
     for port in _PORTS[prefix].split(", "):
         direction, name, bits = port.split()
         yield direction == ">", name, {"D": bus_bits, "S": bus_bits // 8}.get(bits) or int(bits)
+
+
+def primitive_models(verilog: str) -> dict[str, str]:
+    """Models of the cells of FPGA families that a design instantiates and does not define, by file name."""
+    names = ("CCU2C", "SB_CARRY", "SB_LUT4")
+    return {
+        f"{name}.v": (Path(__file__).parent / "verilog" / f"{name}.v").read_text()
+        for name in names
+        if re.search(rf"^\s*{name}\b", verilog, re.MULTILINE)
+        and not re.search(rf"^\s*module\s+{name}\b", verilog, re.MULTILINE)
+    }
 
 
 def testbench_verilog(bus_bits: int, words: int | None) -> str:
@@ -695,6 +708,7 @@ class Simulation:
             "testbench.v": testbench_verilog(self.bus_bits, words),
             "axi_memory.v": (Path(__file__).parent / "verilog" / "axi_memory.v").read_text(),
             "engine.v": self.verilog,
+            **primitive_models(self.verilog),
         }
         self._bench = compile_bench(sources, "testbench", self.simulator, self.build_root, self.waves)
 

@@ -1,12 +1,12 @@
 """Output-stationary array: every unit keeps the sum of one output element until it is complete."""
 
-from amaranth.hdl import Module, Signal, signed
+from amaranth.hdl import Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import EngineConfig
+from ..delay import delay
 from ..emission import share
-from ..pe.parallel import ParallelSpec, ParallelUnit
 
 __all__ = ["OutputStationaryArray"]
 
@@ -36,7 +36,10 @@ class OutputStationaryArray(wiring.Component):
     Members
     -------
     activations, weights : operands of one beat, straight from registers
-    valid, last : the beat exists; it is the last of its dot product
+    activation_index : which of a step's activation words the beat takes; there where the unit has a feeder
+    control : the beat's control (:attr:`~bitwright.hw.pe.contract.DotProduct.control`); not there where the unit
+        needs none
+    valid, last : the beat exists; it is the last of its dot product, set only with ``valid``
     captured : the drain registers hold new results from this cycle on
     shift : move the results down
     results : the lowest ``requantisers`` results
@@ -44,37 +47,56 @@ class OutputStationaryArray(wiring.Component):
 
     def __init__(self, config: EngineConfig):
         self.config = config
-        self.spec = ParallelSpec.of(config)
-        self.latency = self.spec.latency + 1
+        self.feeders = [config.unit.feeder() for _ in range(config.rows)]
+        feed = self.feeders[0].latency if self.feeders[0] else 0
+        self.latency = feed + config.unit.latency + 1
         """Cycles from a last beat to ``captured``."""
-        super().__init__(
-            {
-                "activations": In(config.activation_word_bits).array(config.rows),
-                "weights": In(config.weight_word_bits),
-                "valid": In(1),
-                "last": In(1),
-                "captured": Out(1),
-                "shift": In(1),
-                "results": Out(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
-            }
-        )
+        members = {
+            "activations": In(config.activation_word_bits).array(config.rows),
+            "weights": In(config.weight_word_bits),
+            "valid": In(1),
+            "last": In(1),
+            "captured": Out(1),
+            "shift": In(1),
+            "results": Out(data.ArrayLayout(signed(config.accumulator_bits), config.requantisers)),
+        }
+        if config.unit.control:
+            members["control"] = In(config.unit.control_layout)
+        if self.feeders[0]:
+            members["activation_index"] = In(config.activation_index_bits)
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        column_bits = config.lanes * config.weight_bits
+        activations: list[Value] = [*self.activations]
+        weights, valid, last = self.weights, self.valid, self.last
+        control: Value | None = Value.cast(self.control) if config.unit.control else None
+        for row, feeder in enumerate(self.feeders):
+            if feeder is not None:
+                m.submodules[f"feeder_{row}"] = share(platform, "activation_feeder", feeder)
+                m.d.comb += [feeder.i.eq(activations[row]), feeder.index.eq(self.activation_index)]
+                activations[row] = feeder.o
+        if self.feeders[0] is not None:
+            stages = self.feeders[0].latency
+            weights = delay(m, weights, stages, "weights")
+            valid = delay(m, valid, stages, "valid", reset_less=False)
+            last = delay(m, last, stages, "last", reset_less=False)
+            control = control if control is None else delay(m, control, stages, "control")
         units = []
         for row in range(config.rows):
             for col in range(config.cols):
-                unit = ParallelUnit(self.spec)
+                unit = config.unit.unit()
                 m.submodules[f"unit_{row}_{col}"] = share(platform, "dot_product_unit", unit)
                 units.append(unit)
                 m.d.comb += [
-                    unit.a.eq(self.activations[row]),
-                    unit.w.eq(self.weights.word_select(col, column_bits)),
-                    unit.valid.eq(self.valid),
-                    unit.last.eq(self.last),
+                    unit.a.eq(activations[row]),
+                    unit.w.eq(weights.word_select(col, config.unit.weight_word_bits)),
+                    unit.valid.eq(valid),
+                    unit.last.eq(last),
                 ]
+                if control is not None:
+                    m.d.comb += Value.cast(unit.control).eq(control)
 
         capture = units[0].o_valid
         m.d.sync += self.captured.eq(capture)
@@ -84,7 +106,7 @@ class OutputStationaryArray(wiring.Component):
         ]
         for index, (register, unit) in enumerate(zip(drain, units, strict=True)):
             with m.If(capture):
-                m.d.sync += register.eq(unit.o.sum)
+                m.d.sync += register.eq(unit.o)
             if index + config.requantisers < len(units):
                 with m.Elif(self.shift):
                     m.d.sync += register.eq(drain[index + config.requantisers])

@@ -11,7 +11,16 @@ from ..formats import Int
 from ..reduce.datapath import Accumulated, Datapath
 from ..reduce.popcount import signed_popcount
 from ..reduce.terms import Term, bits_of
-from .contract import Beat, DotProduct, DotProductUnit, Layout, Precision, built_latency, planar_bits
+from .contract import (
+    Beat,
+    DotProduct,
+    DotProductUnit,
+    Layout,
+    Precision,
+    PriceCase,
+    built_latency,
+    planar_bits,
+)
 
 __all__ = ["Bismo", "BismoUnit"]
 
@@ -57,6 +66,11 @@ class Bismo(DotProduct):
     @classmethod
     def supported(cls, precision: Precision) -> bool:
         return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        precisions = tuple(map(Precision.parse, ("au1wu1", "a2w2", "a4w4", "a8w8")))
+        return (PriceCase(64, precisions, built=precisions),)
 
     @property
     def activation_word_bits(self) -> int:
@@ -125,4 +139,5 @@ class BismoUnit(DotProductUnit):
             last=Term.of(self.last),
             carry=carry,
             double=shift,
+            segment=8,
         )

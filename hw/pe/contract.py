@@ -33,7 +33,7 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from amaranth.hdl import Module, signed
+from amaranth.hdl import Module, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 from numpy.typing import NDArray
@@ -45,12 +45,14 @@ from ..reduce.datapath import Accumulated, Datapath
 from ..reduce.terms import Term
 
 __all__ = [
+    "ActivationFeeder",
     "Beat",
     "DotProduct",
     "DotProductUnit",
     "Layout",
     "Order",
     "Precision",
+    "PriceCase",
     "built_latency",
     "enclosing",
     "packed_bits",
@@ -141,6 +143,28 @@ class Beat:
     output: int = 0
 
 
+@dataclass(frozen=True)
+class PriceCase:
+    """One line of hardware in the price table (``scripts/bench pe``).
+
+    Parameters
+    ----------
+    lanes
+        Width of the unit.
+    precisions
+        Those that it is priced at; each is a row of the table.
+    built
+        Those that the hardware is built for; where empty, each priced precision gets hardware of its own.
+    """
+
+    lanes: int
+    precisions: tuple[Precision, ...]
+    built: tuple[Precision, ...] = ()
+
+
+_USUAL = tuple(map(Precision.parse, ("a8w8", "a4w4", "a2w2", "au1wu1", "abwb", "a8wt", "a8wp4")))
+
+
 def enclosing(formats: Sequence[Format]) -> Int:
     """The narrowest integer format that holds every value of all the given ones."""
     low = min(format.min for format in formats)
@@ -189,8 +213,6 @@ class DotProduct(ABC):
     order: ClassVar[Order] = Order.BEATS_OUTSIDE
     shift_places: ClassVar[int] = 1
     """By how much a beat with ``shift`` shifts what was accumulated."""
-    outputs: ClassVar[int] = 1
-    """Dot products that a unit computes side by side."""
 
     lanes: int
     precisions: tuple[Precision, ...]
@@ -249,6 +271,8 @@ class DotProduct(ABC):
     def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         """Words of a step's weights, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
 
+        Where a beat adds to several outputs, from ``(..., outputs, elements)``.
+
         Raises
         ------
         ValueError
@@ -264,10 +288,38 @@ class DotProduct(ABC):
     def unit(self) -> "DotProductUnit":
         """The hardware."""
 
+    def feeder(self) -> "ActivationFeeder | None":
+        """What makes the unit's activation words; None where a memory holds them as the unit takes them."""
+        return None
+
+    @property
+    def outputs(self) -> int:
+        """Dot products that a unit computes side by side: the same activations, weights of their own."""
+        return 1
+
     @property
     def control(self) -> Mapping[str, int]:
         """Width of each field of the control of a beat; ``shift`` is among them where beats shift."""
         return {}
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        """What the price table has of the architecture: 16 lanes fixed to each usual precision."""
+        return (PriceCase(16, tuple(precision for precision in _USUAL if cls.supported(precision))),)
+
+    @classmethod
+    def variants(cls, *, dsp: bool) -> tuple[Mapping[str, Any], ...]:
+        """The architecture's own parameters in the price table, one mapping for each choice of them.
+
+        ``dsp`` is whether multiplier blocks may be used; an architecture that has a use for them answers
+        differently.
+        """
+        return ({},)
+
+    @property
+    def outputs_per_beat(self) -> int:
+        """How many of the outputs a beat adds to: one, or all of them, whose weights its word then holds."""
+        return 1
 
     # What follows from that
 
@@ -292,6 +344,23 @@ class DotProduct(ABC):
         """Steps of a dot product of so many terms."""
         return -(-terms // self.elements(precision))
 
+    def takes_packed_activations(self, precision: Precision) -> bool:
+        """Whether a step's activations come from one word of memory, side by side in the width of their format."""
+        values = np.random.default_rng(0).choice(precision.activation.values, (4, self.elements(precision)))
+        packed = packed_bits(precision.activation, values)
+        feeder = self.feeder()
+        if feeder is not None:
+            words = never_elaborated(feeder).stored_bits(values, precision)
+        elif any(beat.activation for beat in self.beats(precision)):
+            return False
+        else:
+            words = self.activation_bits(values, precision)[:, 0]
+        return words.shape == packed.shape and bool((words == packed).all())
+
+    def resumes(self, precision: Precision) -> bool:
+        """Whether a dot product can be cut into runs of steps, each with all beats, without a ``last`` between."""
+        return self.order is Order.STEPS_OUTSIDE or not any(beat.shift for beat in self.beats(precision))
+
     def schedule(self, steps: int, precision: Precision) -> Iterator[tuple[int, Beat, bool]]:
         """Every beat of a dot product in order: step, beat, and whether it shifts."""
         beats = self.beats(precision)
@@ -303,6 +372,15 @@ class DotProduct(ABC):
             for step in range(steps):
                 for beat in beats:
                     yield step, beat, beat.shift
+
+    def ends(self, precision: Precision) -> tuple[bool, ...]:
+        """For each beat of a step whether it is the step's last of its output.
+
+        In the last step that is where ``last`` is set: each output's sum comes behind its own last beat.
+        """
+        beats = self.beats(precision)
+        final = {beat.output: index for index, beat in enumerate(beats)}
+        return tuple(final[beat.output] == index for index, beat in enumerate(beats))
 
     def encoded_control(self, beat: Beat, *, shift: bool) -> int:
         """The control word of a beat."""
@@ -327,18 +405,20 @@ class DotProductUnit(wiring.Component):
     -------
     a, w : words of one beat
     control : the beat's control, fields of ``spec.control``; not there where the unit needs none
-    valid, last : the beat exists; it is the last of its dot product
-    o, o_valid : the dot product, in one cycle, ``spec.latency`` cycles after its last beat
+    valid, last : the beat exists; it is the last of its dot product, set only with ``valid``
+    o, o_valid : the dot product, in one cycle, ``spec.latency`` cycles after its last beat; an array of them
+        where a beat adds to several outputs
     """
 
     def __init__(self, spec: DotProduct):
         self.spec = spec
+        result = signed(spec.accumulator_bits)
         members: dict[str, Any] = {
             "a": In(spec.activation_word_bits),
             "w": In(spec.weight_word_bits),
             "valid": In(1),
             "last": In(1),
-            "o": Out(signed(spec.accumulator_bits)),
+            "o": Out(result if spec.outputs_per_beat == 1 else data.ArrayLayout(result, spec.outputs)),
             "o_valid": Out(1),
         }
         if spec.control:
@@ -360,8 +440,45 @@ class DotProductUnit(wiring.Component):
         datapath.finish()
         if result.time != self.spec.latency:
             raise AssertionError(f"{self.spec}: declared latency {self.spec.latency}, built {result.time}")
-        m.d.comb += [self.o.eq(result.total), self.o_valid.eq(result.valid)]
+        m.d.comb += [Value.cast(self.o).eq(result.total), self.o_valid.eq(result.valid)]
         return m
+
+
+class ActivationFeeder(wiring.Component):
+    """Makes a step's activation words of its activations, which a memory holds in one word.
+
+    A row of an array has one, in front of all its units. It has no state: as long as the step lasts the memory
+    gives the same word, in every beat. Both inputs are taken straight into logic.
+
+    Parameters
+    ----------
+    stored_word_bits, activation_word_bits, words
+        Width of the memory's word; of the units' words, and their number in a step.
+    latency
+        Cycles from ``i`` and ``index`` to ``o``.
+
+    Members
+    -------
+    i : word of the memory
+    index : which of the step's activation words to make, :attr:`Beat.activation`
+    o : that word
+    """
+
+    def __init__(self, *, stored_word_bits: int, activation_word_bits: int, words: int, latency: int):
+        self.latency = latency
+        super().__init__(
+            {"i": In(stored_word_bits), "index": In(range(max(2, words))), "o": Out(activation_word_bits)}
+        )
+
+    @abstractmethod
+    def stored_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        """A step's activations as the memory holds them: ``(..., elements)`` to ``(..., word bits)``.
+
+        Raises
+        ------
+        ValueError
+            A value does not fit the format.
+        """
 
 
 def built_latency(spec: DotProduct) -> int:

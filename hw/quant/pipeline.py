@@ -89,7 +89,7 @@ class QuantPipeline(wiring.Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         config = self.config
-        granules = config.granules_per_group
+        granules = config.granules_per_drain
         cycles = config.requantise_cycles
 
         # Walk the granules of a job. Everything below is one element: (row, granule) in `cycles` cycles.

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from amaranth.hdl import Cat, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 
 from .carry import LONGEST_CHAIN, Fabric, Row, add_rows
-from .terms import ZERO, Atom, Term
+from .terms import ONE, ZERO, Atom, Term
 
 __all__ = ["Accumulated", "Datapath", "Number"]
 
@@ -55,9 +56,13 @@ class Accumulated:
         That cycle, counted from the operands of the last beat: the latency.
     """
 
-    total: Signal
-    valid: Signal
+    total: Value
+    valid: Value
     time: int
+
+    def times_two(self) -> "Accumulated":
+        """The same with a zero below its lowest bit."""
+        return Accumulated(Cat(Const(0, 1), self.total).as_signed(), self.valid, self.time)
 
 
 class Datapath:
@@ -134,6 +139,7 @@ class Datapath:
         shift: int = 0,
         negate: Term = ZERO,
         flip: Term = ZERO,
+        gate: Term = ONE,
         width: int | None = None,
     ) -> Number:
         """``x + y * 2**shift + carry``, a cycle after the later of them.
@@ -154,12 +160,14 @@ class Datapath:
         flip
             Where set, the bits of both are inverted: the result is ``-x - y - 2 + carry``; with ``shift`` 0
             only.
+        gate
+            Where not set, y and the carry are left out.
         width
             Bits of the result where it is known to need fewer than the sum might.
         """
-        time = max(x.time, y.time, carry.time, negate.time, flip.time)
+        time = max(x.time, y.time, carry.time, negate.time, flip.time, gate.time)
         x, y = self.aligned(x, time), self.aligned(y, time)
-        carry, negate, flip = (self.delayed(term, time) for term in (carry, negate, flip))
+        carry, negate, flip, gate = (self.delayed(term, time) for term in (carry, negate, flip, gate))
         low = self.aligned(Number(x.bits[:shift]), time + 1).bits
         if len(low) < shift:
             low = (*low, *x.extended(shift)[len(low) :])
@@ -178,7 +186,7 @@ class Datapath:
         bits_x, bits_y = upper.extended(span), y.extended(span)
         if flip != ZERO:
             bits_x, bits_y = tuple(bit ^ flip for bit in bits_x), tuple(bit ^ flip for bit in bits_y)
-        self._rows.setdefault(time, []).append(Row(bits_x, bits_y, carry, total))
+        self._rows.setdefault(time, []).append(Row(bits_x, bits_y, carry, total, gate))
         register = Signal(len(total), name=self._name("number"), reset_less=True)
         self.m.d.sync += register.eq(total)
         bits = (*low, *(Term.of(register[index], time + 1) for index in range(len(register))))
@@ -222,6 +230,7 @@ class Datapath:
         carry: Term = ZERO,
         double: Term = ZERO,
         places: int = 1,
+        segment: int = 12,
         name: str = "accumulator",
     ) -> Accumulated:
         """``total = (total * 2**places if double else total) + number + carry``, cleared behind a last term.
@@ -236,34 +245,53 @@ class Datapath:
         width
             Bits of the accumulator, which wraps.
         valid, last
-            Of cycle 0, as the operands: the beat exists; it is the last of its sum.
+            Of cycle 0, as the operands: the beat exists; it is the last of its sum, and exists.
         carry, double
             As above; of any cycle up to the number's.
         places
             What ``double`` shifts by.
+        segment
+            Most bits that are added in one cycle: a wider accumulator is cut into segments as even as can be,
+            each a cycle behind the one below, whose carry out is registered. It takes two LUTs per cut.
         """
         time = max(number.time, carry.time, double.time)
-        number, carry, double = (
-            self.aligned(number, time),
-            self.delayed(carry, time),
-            self.delayed(double, time),
-        )
-        enable = self.delayed(valid, time, reset=True).value
-        end = self.delayed(valid & last, time, reset=True).value
-        held = Signal(width, name=name)
+        cuts = -(-width // segment)
+        bounds = [width * index // cuts for index in range(cuts + 1)]
+        held = Signal(width, name=name, reset_less=True)
         total = Signal(width, name=f"{name}_next")
-        state = [Term.of(held[index], time) for index in range(width)]
+        place = [time + index for index in range(cuts) for _ in range(bounds[index], bounds[index + 1])]
+        state = [Term.of(held[index], place[index]) for index in range(width)]
         shifted = [*[ZERO] * places, *state][:width]
-        base = [double.select(high, low) for high, low in zip(shifted, state, strict=True)]
-        self._rows.setdefault(time, []).append(Row(number.extended(width), base, carry, total))
-        done = Signal(signed(width), name=f"{name}_done", reset_less=True)
-        done_valid = Signal(name=f"{name}_done_valid")
-        with self.m.If(end):
-            self.m.d.sync += held.eq(0)
-        with self.m.Elif(enable):
-            self.m.d.sync += held.eq(total)
-        self.m.d.sync += [done.eq(total), done_valid.eq(end)]
-        return Accumulated(done, done_valid, time + 1)
+        done = []
+        for index, (low, high) in enumerate(pairwise(bounds)):
+            now = time + index
+            add = self.delayed(double, now)
+            bits = self.aligned(number, now).extended(width)[low:high]
+            base = [
+                add.select(self.delayed(up, now), here)
+                for up, here in zip(shifted[low:high], state[low:high], strict=True)
+            ]
+            part: Value = total[low:high]
+            if high < width:
+                carry_out = Signal(name=f"{name}_carry_out_{index}")
+                part = Cat(part, carry_out)
+            self._rows.setdefault(now, []).append(Row(bits, base, self.delayed(carry, now), part))
+            if high < width:
+                register = Signal(name=f"{name}_carry_{index}", reset_less=True)
+                self.m.d.sync += register.eq(carry_out)
+                carry = Term.of(register, now + 1)
+            # The same as `end`, but set by a reset, which clears in this way: so that it takes no logic either.
+            clear = Signal(name=f"{name}_clear_{index}", init=1)
+            self.m.d.sync += clear.eq(self.delayed(last, now - 1, reset=True).value)
+            enable = self.delayed(valid, now, reset=True).value
+            with self.m.If(clear):
+                self.m.d.sync += held[low:high].eq(0)
+            with self.m.Elif(enable):
+                self.m.d.sync += held[low:high].eq(total[low:high])
+            done += [Term.of(total[bit], now) for bit in range(low, high)]
+        end = time + cuts
+        result = Cat(self.delayed(bit, end).value for bit in done).as_signed()
+        return Accumulated(result, self.delayed(last, end, reset=True).value, end)
 
     def finish(self) -> None:
         """Make the carry chains."""

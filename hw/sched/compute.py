@@ -1,12 +1,14 @@
 """The compute unit: walks a tile, feeds the array, and hands each capture to the quant pipeline."""
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Array, Const, Module, Mux, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..config import EngineConfig
 from ..delay import delay, held_delay, pulses
+from ..emission import never_elaborated
 from ..memory.scratchpad import Scratchpad
+from ..pe.contract import Order
 from ..quant.pipeline import DrainJob, QuantPipeline
 from .isa import Opcode
 from .widths import narrow_layout
@@ -15,15 +17,18 @@ __all__ = ["ComputeUnit"]
 
 
 class ComputeUnit(wiring.Component):
-    """Executes COMPUTE instructions: three nested loops, one beat per cycle.
+    """Executes COMPUTE instructions: nested loops, one beat per cycle.
 
     ::
 
         for m in range(row_groups):                  # activation row += activation_stride
             for n in range(col_groups):              # weights run on; activations start the row again
-                for k in range(steps):
-                    beat(activations[row + k], weights[w]); w += 1
-                capture: results to output + m*output_group + n*granules_per_group
+                for step, b in schedule:             # the unit's: steps inside beats, or beats inside steps
+                    beat(activations[row + step], weights[w], control[b]); w += 1
+                    where an output's last beat is: capture, results to output + m*output_group + ...
+
+    What the beats of a step are, their control and their order is the unit's own
+    (:class:`~bitwright.hw.pe.contract.DotProduct`); a unit of one beat per step has no loop over them.
 
         state   IDLE                    RUN
         does    waits for instruction   a beat per cycle; stands still before a last beat
@@ -45,7 +50,8 @@ class ComputeUnit(wiring.Component):
     i : decoded instructions
     wait_for, waited, take : tokens: which the instruction needs, whether they are there, and that it starts
     activation_address, weight_address, read_enable : read ports of the scratchpads
-    beat, last : to the array, aligned with the operands
+    beat, last, control, activation_index : to the array, aligned with the operands; no control where the unit
+        needs none, an index where it has a feeder
     job, job_valid : to the quant pipeline
     ended : an instruction's last result has been written (from the quant pipeline)
     idle : nothing is under way
@@ -60,28 +66,32 @@ class ComputeUnit(wiring.Component):
         self.job_layout = DrainJob(config)
         self.activation_address_bits = (config.activation_depth - 1).bit_length()
         self.weight_address_bits = (config.weight_depth - 1).bit_length()
-        super().__init__(
-            {
-                "i": In(stream.Signature(self.layout)),
-                "wait_for": Out(3),
-                "waited": In(1),
-                "take": Out(1),
-                "activation_address": Out(self.activation_address_bits),
-                "weight_address": Out(self.weight_address_bits),
-                "read_enable": Out(1),
-                "beat": Out(1),
-                "last": Out(1),
-                "job": Out(self.job_layout),
-                "job_valid": Out(1),
-                "ended": In(1),
-                "idle": Out(1),
-                "illegal": Out(1),
-                "beating": Out(1),
-                "waiting": Out(1),
-                "draining": Out(1),
-                "starving": Out(1),
-            }
-        )
+        members = {
+            "i": In(stream.Signature(self.layout)),
+            "wait_for": Out(3),
+            "waited": In(1),
+            "take": Out(1),
+            "activation_address": Out(self.activation_address_bits),
+            "weight_address": Out(self.weight_address_bits),
+            "read_enable": Out(1),
+            "beat": Out(1),
+            "last": Out(1),
+            "job": Out(self.job_layout),
+            "job_valid": Out(1),
+            "ended": In(1),
+            "idle": Out(1),
+            "illegal": Out(1),
+            "beating": Out(1),
+            "waiting": Out(1),
+            "draining": Out(1),
+            "starving": Out(1),
+        }
+        if config.unit.control:
+            members["control"] = Out(config.unit.control_layout)
+        self.indexed = never_elaborated(config.unit.feeder()) is not None
+        if self.indexed:
+            members["activation_index"] = Out(config.activation_index_bits)
+        super().__init__(members)
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -113,6 +123,8 @@ class ComputeUnit(wiring.Component):
             | (~instruction.drain & ((instruction.row_groups != 1) | (instruction.col_groups != 1)))
             | (instruction.wait[1] | instruction.post[1])
         )
+        if not config.unit.resumes(config.precision):
+            illegal |= ~instruction.drain
         checked = Signal()  # the instruction has been looked at for a cycle: its checks are registered
         bad = Signal()
         start = Signal()
@@ -130,11 +142,21 @@ class ComputeUnit(wiring.Component):
         ]
 
         # The loops. An "is last" flag is kept beside each counter, so that no wide compare is in the path.
-        can_issue = ~k_last | (drain_left == 0)
+        beats = config.beats
+        beat = Signal(range(len(beats)))
+        beat_last = beat == len(beats) - 1 if len(beats) > 1 else Const(1)
+        ends = config.unit.ends(config.precision)
+        output_ends = Const(sum(end << index for index, end in enumerate(ends)), len(ends)).bit_select(beat, 1)
+        group_last = k_last & beat_last
+        last = Signal()  # of a dot product
         issue = Signal()
+        hand_over = Signal()
+        can_issue = ~last | (drain_left == 0)
         m.d.comb += [
+            last.eq(k_last & (output_ends if len(beats) > 1 else 1)),
             issue.eq(running & can_issue),
-            finish.eq(issue & k_last & n_last & row_last),
+            hand_over.eq(issue & last),
+            finish.eq(issue & group_last & n_last & row_last),
             self.beating.eq(issue),
             self.draining.eq(running & ~can_issue),
             self.read_enable.eq(issue),
@@ -143,23 +165,27 @@ class ComputeUnit(wiring.Component):
         ]
         next_activation_row = activation_row + instruction.activation_stride
         next_output_row = output_row + instruction.output_group
+        beats_outside = config.unit.order is Order.BEATS_OUTSIDE
         with m.If(issue):
-            m.d.sync += [
-                k.eq(k - 1),
-                k_last.eq(k == 2),
-                activation.eq(activation + 1),
-                weight.eq(weight + 1),
-            ]
-            with m.If(k_last):
+            m.d.sync += weight.eq(weight + 1)
+            if len(beats) > 1:
+                with m.If(k_last if beats_outside else 1):
+                    m.d.sync += beat.eq(Mux(beat_last, 0, beat + 1))
+            with m.If(1 if beats_outside else beat_last):
+                m.d.sync += [k.eq(k - 1), k_last.eq(k == 2), activation.eq(activation + 1)]
+                with m.If(k_last):
+                    m.d.sync += [
+                        k.eq(instruction.steps),
+                        k_last.eq(instruction.steps == 1),
+                        activation.eq(activation_row),
+                    ]
+            with m.If(last):
                 m.d.sync += [
-                    k.eq(instruction.steps),
-                    k_last.eq(instruction.steps == 1),
-                    activation.eq(activation_row),
-                    n.eq(n - 1),
-                    n_last.eq(n == 2),
-                    channel.eq(channel + config.granules_per_group),
-                    output.eq(output + config.granules_per_group),
+                    channel.eq(channel + config.granules_per_drain),
+                    output.eq(output + config.granules_per_drain),
                 ]
+            with m.If(group_last):
+                m.d.sync += [n.eq(n - 1), n_last.eq(n == 2)]
                 with m.If(n_last):
                     m.d.sync += [
                         n.eq(instruction.col_groups),
@@ -198,8 +224,6 @@ class ComputeUnit(wiring.Component):
             m.d.sync += started.eq(started - 1)
 
         # A last beat may follow another only when the results of that one will have left the array.
-        hand_over = Signal()
-        m.d.comb += hand_over.eq(issue & k_last)
         if config.drain_cycles > 1:
             with m.If(hand_over):
                 m.d.sync += drain_left.eq(config.drain_cycles - 1)
@@ -216,6 +240,11 @@ class ComputeUnit(wiring.Component):
             job.post.eq(Mux(finish, instruction.post, 0)),
         ]
         wait = Scratchpad.LATENCY
+        if config.unit.control:
+            m.d.comb += Value.cast(self.control).eq(delay(m, self._control(m, beat, issue, k_last), wait, "control"))
+        if self.indexed:
+            index = Array(Const(each.activation, config.activation_index_bits) for each in beats)[beat]
+            m.d.comb += self.activation_index.eq(delay(m, index, wait, "activation_index"))
         to_job = wait + self.array_latency - QuantPipeline.LEAD
         jobs = pulses(m, hand_over, to_job, "job_valid")
         m.d.comb += [
@@ -225,3 +254,20 @@ class ComputeUnit(wiring.Component):
             self.job.eq(held_delay(m, job.as_value(), to_job, "job", pulses=jobs, every=config.drain_cycles)),
         ]
         return m
+
+    def _control(self, m: Module, beat: Signal, issue: Signal, k_last: Signal) -> Value:
+        """Control of the beat that is being issued."""
+        unit = self.config.unit
+        words = [
+            [unit.encoded_control(each, shift=shift and each.shift) for each in self.config.beats]
+            for shift in (False, True)
+        ]
+        control = Array(Const(word, unit.control_layout.size) for word in words[1])[beat]
+        if unit.order is Order.BEATS_OUTSIDE and words[0] != words[1]:
+            # Only the first step of a beat shifts.
+            first = Signal(init=1)
+            with m.If(issue):
+                m.d.sync += first.eq(k_last)
+            plain = Array(Const(word, unit.control_layout.size) for word in words[0])[beat]
+            return Mux(first, control, plain)
+        return control

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from amaranth.back import verilog
@@ -11,8 +12,9 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from bitwright.gen import synthesis
 from bitwright.gen.synthesis import TARGETS, SynthesisResult, check_target, synthesise
-from bitwright.gen.toolchain import run_tool, verilog_environment
+from bitwright.gen.toolchain import Finished, ToolTimeoutError, run_tool, verilog_environment
 from bitwright.hw.errors import BitwrightError, ConfigError
 from bitwright.sim.tools import ToolError
 
@@ -215,6 +217,27 @@ def test_no_legal_placement(
     assert result.obstacle == error
     assert result.excess == {}
     assert result.used.ff == 16
+
+
+def test_a_router_that_does_not_end_is_replaced(
+    designs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[list[str]] = []
+
+    def run(name: str, arguments: list[str], *more: Any, **options: Any) -> Finished:
+        if "--seed" in arguments:
+            started.append(arguments)
+            if "--router" not in arguments:
+                raise ToolTimeoutError("nextpnr did not finish")
+        return run_tool(name, arguments, *more, **options)
+
+    monkeypatch.setattr(synthesis, "run_tool", run)
+    result = synthesise(designs / "counter.v", "counter", "ice40-up5k", tmp_path / "synth")
+    assert len(result.fmax_mhz) == 1
+    assert started[1] == [*started[0], "--router", "router2"]
+    # That of ECP5 ends.
+    with pytest.raises(ToolTimeoutError):
+        synthesise(designs / "counter.v", "counter", "ecp5-25k", tmp_path / "synth")
 
 
 def test_failure_leaves_nothing(designs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

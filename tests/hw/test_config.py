@@ -23,8 +23,8 @@ BASE = EngineConfig(
         ({"rows": 17}, "rows", "from 1 to 16"),
         ({"cols": 0}, "cols", "from 1 to 128"),
         ({"cols": 129}, "cols", "from 1 to 128"),
-        ({"lanes": 0}, "lanes", "from 1 to 128"),
-        ({"lanes": 129}, "lanes", "from 1 to 128"),
+        ({"lanes": 0}, "lanes", "from 1 to 256"),
+        ({"lanes": 257}, "lanes", "from 1 to 256"),
         ({"reduction": 0}, "reduction", "from 1 to 65536"),
         ({"reduction": 65537}, "reduction", "from 1 to 65536"),
         ({"requantisers": 0}, "requantisers", "from 1 to 16"),
@@ -32,9 +32,9 @@ BASE = EngineConfig(
         ({"address_bits": 15}, "address_bits", "from 16 to 32"),
         ({"address_bits": 33}, "address_bits", "from 16 to 32"),
         # Choices
-        ({"pe": "systolic"}, "pe", "one of parallel"),
-        ({"activation_bits": 3}, "activation_bits", "one of 2, 4, 8"),
-        ({"weight_bits": 16}, "weight_bits", "one of 2, 4, 8"),
+        ({"pe": "systolic"}, "pe", "one of parallel, bitfusion, bitblade, stripes, unpu, loom, bismo, xnor, ternary, log2"),
+        ({"activation_bits": 3}, "activation_bits", "one of 1, 2, 4, 8"),
+        ({"weight_bits": 17}, "weight_bits", "from 1 to 16"),
         ({"multiplier": "carry"}, "multiplier", "one of dsp, lut"),
         ({"requantise_cycles": 2}, "requantise_cycles", "one of 1, 4"),
         ({"bus_bits": 256}, "bus_bits", "one of 32, 64, 128"),
@@ -53,9 +53,9 @@ BASE = EngineConfig(
         ({"requantisers": 3, "cols": 6}, "requantisers", "a power of two that divides cols = 6"),
         ({"requantisers": 4, "cols": 6}, "requantisers", "a power of two that divides cols = 6"),
         ({"requantisers": 8, "bus_bits": 32}, "requantisers", "at most 4, what fits one bus word"),
-        ({"lanes": 3}, "lanes", "lanes x activation_bits = 24 divides, or is a multiple of, bus_bits = 64"),
-        ({"lanes": 12}, "lanes", "= 96 divides"),
-        ({"cols": 3, "lanes": 1}, "cols", "cols x lanes x weight_bits = 24 divides, or is at least"),
+        ({"lanes": 3}, "lanes", "an activation word, 24, divide, or are a multiple of, bus_bits = 64"),
+        ({"lanes": 12}, "lanes", "word, 96, divide"),
+        ({"cols": 3, "lanes": 1}, "cols", "a weight word, 24, divide, or are at least"),
     ],
 )
 def test_what_is_refused(changes, key, allowed):
@@ -177,7 +177,7 @@ def test_formats():
                 "word_address_bits": 18,
                 "token_limit": 31,
                 "peak_macs_per_cycle": 576,
-                "accumulator_bits": 4 + 2 + 10,
+                "accumulator_bits": 15,  # of 1000 products of 16
             },
         ),
         (

@@ -1,12 +1,11 @@
 """The array: every unit's dot product, when it is captured, and the order in which results leave."""
 
-from itertools import chain
-
+import numpy as np
 import pytest
+from amaranth.hdl import Value
 
 from bitwright.hw.array.output_stationary import OutputStationaryArray
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.formats import Int
 
 
 def config(**changes):
@@ -27,6 +26,11 @@ def pack(values, bits):
     return sum((value & (1 << bits) - 1) << bits * index for index, value in enumerate(values))
 
 
+def number(bits):
+    """The word of those bits, lowest first."""
+    return int("".join(map(str, bits[::-1])), 2)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -36,14 +40,23 @@ def pack(values, bits):
         {"rows": 2, "cols": 4, "requantisers": 2},
         {"rows": 2, "cols": 4, "requantisers": 4},
         {"rows": 2, "cols": 3, "requantisers": 1, "weight_bits": 8, "activation_bits": 2, "lanes": 16},
+        {"rows": 2, "cols": 2, "pe": "bitfusion"},
+        {"rows": 2, "cols": 2, "pe": "bitblade"},
+        {"rows": 2, "cols": 2, "pe": "bismo", "activation_bits": 1, "weight_bits": 3, "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "stripes", "activation_bits": 1, "weight_bits": 8, "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "loom", "activation_bits": 1, "weight_bits": 4, "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "xnor", "weight_format": "bipolar", "weight_bits": 1, "lanes": 8},
+        {"rows": 2, "cols": 2, "pe": "ternary", "weight_format": "ternary", "weight_bits": 2},
+        {"rows": 2, "cols": 2, "pe": "log2", "weight_format": "power_of_two", "weight_bits": 4},
     ],
 )
 def test_results_in_order(changes, rng, simulate, watch):
     """Tiles back to back: the results of one leave while the next is being computed."""
     c = config(**changes)
     dut = OutputStationaryArray(c)
-    assert dut.latency == dut.spec.latency + 1
-    a_format, w_format = Int(c.activation_bits), Int(c.weight_bits)
+    assert dut.latency == c.unit.latency + 1
+    unit, precision = c.unit, c.precision
+    random = np.random.default_rng(rng.getrandbits(32))
     captures = []  # cycle of the last beat, results row by row
     units = c.rows * c.cols
     drains = units // c.requantisers
@@ -52,26 +65,29 @@ def test_results_in_order(changes, rng, simulate, watch):
         cycle = 0
         for _ in range(5):
             steps = max(rng.randint(1, 5), drains)
-            sums = [[0] * c.cols for _ in range(c.rows)]
-            for step in range(steps):
+            a = random.choice(precision.activation.values, (c.rows, steps, c.elements))
+            w = random.choice(precision.weight.values, (c.cols, steps, c.elements))
+            sums = np.einsum("rse,cse->rc", a, w)
+            a_words, w_words = unit.activation_bits(a, precision), unit.weight_bits(w, precision)
+            schedule = list(unit.schedule(steps, precision))
+            for index, (step, beat, doubled) in enumerate(schedule):
                 while rng.random() < 0.2:
                     ctx.set(dut.valid, 0)
-                    ctx.set(dut.last, rng.randint(0, 1))
+                    ctx.set(dut.last, 0)
                     await ctx.tick()
                     cycle += 1
-                a = [[rng.randint(a_format.min, a_format.max) for _ in range(c.lanes)] for _ in range(c.rows)]
-                w = [[rng.randint(w_format.min, w_format.max) for _ in range(c.lanes)] for _ in range(c.cols)]
                 for row in range(c.rows):
-                    ctx.set(dut.activations[row], pack(a[row], c.activation_bits))
-                    for col in range(c.cols):
-                        sums[row][col] += sum(x * y for x, y in zip(a[row], w[col], strict=True))
-                ctx.set(dut.weights, pack([*chain(*w)], c.weight_bits))
+                    ctx.set(dut.activations[row], number(a_words[row, step, beat.activation]))
+                ctx.set(dut.weights, number(w_words[:, step, beat.weight].reshape(-1)))
+                if unit.control:
+                    ctx.set(Value.cast(dut.control), unit.encoded_control(beat, shift=doubled))
                 ctx.set(dut.valid, 1)
-                ctx.set(dut.last, step == steps - 1)
+                ctx.set(dut.last, index == len(schedule) - 1)
                 await ctx.tick()
                 cycle += 1
-            captures.append((cycle - 1, [*chain(*sums)]))
+            captures.append((cycle - 1, sums.reshape(-1).tolist()))
         ctx.set(dut.valid, 0)
+        ctx.set(dut.last, 0)
         await ctx.tick().repeat(dut.latency + drains + 2)
 
     async def shift(ctx):
@@ -106,6 +122,7 @@ def test_results_stay_until_they_are_shifted(simulate, watch):
         ctx.set(dut.last, 1)
         await ctx.tick()
         ctx.set(dut.valid, 0)
+        ctx.set(dut.last, 0)
         await ctx.tick().until(dut.captured)
         for pause in (0, 3, 1, 0):
             for _ in range(pause):
@@ -134,6 +151,7 @@ def test_capture_goes_before_shift(simulate):
             ctx.set(dut.last, 1)
             await ctx.tick()
         ctx.set(dut.valid, 0)
+        ctx.set(dut.last, 0)
         for _ in range(dut.latency + 1):
             _, _, captured, result = await ctx.tick().sample(dut.captured, dut.results[0])
             if captured:

@@ -7,6 +7,8 @@ import pytest
 from amaranth.hdl import Value
 from amaranth.sim import Simulator
 
+from bitwright.hw.pe.contract import Order
+
 
 def as_number(bits):
     return int("".join(map(str, bits[::-1])), 2)
@@ -25,7 +27,8 @@ def run_unit(unit, beats):
             if unit.spec.control:
                 ctx.set(Value.cast(unit.control), control)
             if ctx.get(unit.o_valid):
-                outputs[cycle] = ctx.get(unit.o)
+                several = unit.spec.outputs_per_beat > 1
+                outputs[cycle] = tuple(map(ctx.get, unit.o)) if several else ctx.get(unit.o)
             await ctx.tick()
 
     simulator = Simulator(unit)
@@ -40,45 +43,67 @@ def exercise(rng):
     """Runs dot products through a unit, with bubbles in which everything is random, and checks every one.
 
     Operands are the corners of the formats first, then random; ``operands`` gives others, as pairs of arrays
-    ``(steps, elements)``. Checks values, that each comes ``latency`` cycles after its last beat, and that
-    nothing else comes. Returns how many dot products were checked.
+    ``(steps, elements)``; of weights ``(steps, outputs, elements)`` where there are several outputs. Checks
+    values, that each comes ``latency`` cycles after its last beat, and that nothing else comes. Dot products of
+    several precisions come in random order. Returns how many were checked.
     """
 
-    def exercise(spec, precision, *, count=4, steps=3, bubbles=0.2, operands=None):
-        if operands is None:
-            shape = (steps, spec.elements(precision))
-            corners = product(*((format.min, format.max) for format in precision))
-            operands = [tuple(np.full(shape, value) for value in corner) for corner in corners]
-            random = np.random.default_rng(rng.getrandbits(32))
-            for _ in range(count):
-                shape = (rng.randint(1, steps), spec.elements(precision))
-                operands.append(tuple(random.choice(format.values, shape) for format in precision))
+    def drawn(spec, precision, count, steps):
+        several = [spec.outputs] if spec.outputs > 1 else []
+
+        def shapes(steps):
+            elements = spec.elements(precision)
+            return (steps, elements), (steps, *several, elements)
+
+        for corner in product(*((format.min, format.max) for format in precision)):
+            yield tuple(map(np.full, shapes(steps), corner))
+        random = np.random.default_rng(rng.getrandbits(32))
+        for _ in range(count):
+            formats = zip(precision, shapes(rng.randint(1, steps)), strict=True)
+            yield tuple(random.choice(format.values, shape) for format, shape in formats)
+
+    def exercise(spec, *precisions, count=4, steps=3, bubbles=0.2, operands=None):
+        dot_products = [
+            (precision, a, w)
+            for precision in precisions
+            for a, w in (drawn(spec, precision, count, steps) if operands is None else operands)
+        ]
+        if len(precisions) > 1:
+            rng.shuffle(dot_products)
         beats, expected = [], {}
         idle = 0
-        for a, w in operands:
+        in_turn = spec.outputs > 1 and spec.outputs_per_beat == 1
+        for precision, a, w in dot_products:
+            ends = spec.ends(precision)
+            sums = np.einsum("se,s...e->...", a, w)
             a_bits = spec.activation_bits(a, precision)
             w_bits = spec.weight_bits(w, precision)
             schedule = list(spec.schedule(len(a), precision))
             for index, (step, beat, shift) in enumerate(schedule):
                 while rng.random() < bubbles:
                     words = (spec.activation_word_bits, spec.weight_word_bits, spec.control_layout.size)
-                    beats.append((*(rng.getrandbits(bits) if bits else 0 for bits in words), 0, 1))
+                    beats.append((*(rng.getrandbits(bits) if bits else 0 for bits in words), 0, 0))
                     idle += 1
-                last = index == len(schedule) - 1
+                if spec.order is Order.BEATS_OUTSIDE:
+                    last = ends[index // len(a)] and step == len(a) - 1
+                else:
+                    last = ends[index % len(ends)] and step == len(a) - 1
+                if last:
+                    # A step takes the declared number of beats, so that this goes in here and no later.
+                    result = sums[beat.output] if in_turn else sums
+                    expected[len(beats) + spec.latency] = tuple(result) if result.ndim else int(result)
                 beats.append(
                     (
                         as_number(a_bits[step, beat.activation]),
-                        as_number(w_bits[step, beat.weight]),
+                        as_number((w_bits[step, beat.output] if in_turn else w_bits[step])[beat.weight]),
                         spec.encoded_control(beat, shift=shift),
                         1,
                         int(last),
                     )
                 )
-            # A step takes the declared number of beats, so that the last one goes in here and no later.
             assert len(schedule) == len(a) * len(spec.beats(precision))
-            expected[len(beats) - 1 + spec.latency] = int((a * w).sum())
         beats += [(0, 0, 0, 0, 0)] * (spec.latency + 2)
-        assert run_unit(spec.unit(), beats) == expected, f"{spec}, {precision}"
+        assert run_unit(spec.unit(), beats) == expected, f"{spec}, {', '.join(map(str, precisions))}"
         return len(expected)
 
     return exercise

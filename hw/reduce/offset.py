@@ -1,0 +1,58 @@
+"""Sums of signed numbers without sign extension."""
+
+from collections.abc import Sequence
+
+from .datapath import Datapath, Number
+from .terms import ONE, ZERO, Term
+
+__all__ = ["centred", "constant_number", "signed_tree"]
+
+
+def constant_number(value: int) -> Number:
+    """A constant that is not negative."""
+    return Number(tuple(ONE if value >> bit & 1 else ZERO for bit in range(value.bit_length())))
+
+
+def centred(total: Number, width: int) -> Number:
+    """``total - 2**(width - 1)`` for an unsigned total below ``2**width``: the top bit inverted is a sign."""
+    bits = total.extended(width)
+    return Number((*bits[:-1], ~bits[-1]), signed=True)
+
+
+def signed_tree(
+    datapath: Datapath, numbers: Sequence[Number], extras: Sequence[Term] = ()
+) -> tuple[Number, list[Term]]:
+    """Sum of signed numbers of one width and cycle, as :meth:`~bitwright.hw.reduce.datapath.Datapath.tree`.
+
+    An adder of signed numbers takes a slot more than one of unsigned ones, for the sign: a carry out comes for
+    nothing, a sign does not. So only the first level is signed. Its sums, of w bits, are taken as unsigned
+    with their top bit inverted, which is ``sum + 2**(w - 1)``; what that adds up to is a constant. With as many
+    first sums as a power of two, inverting the total's top bit takes it away again; otherwise a constant is
+    added that makes up for it.
+
+    Parameters
+    ----------
+    datapath
+        What to build in.
+    numbers
+        At least two.
+    extras
+        As of a tree.
+    """
+    left = list(extras)
+    first = []
+    for index in range(0, len(numbers) - 1, 2):
+        first.append(datapath.add(numbers[index], numbers[index + 1], left.pop(0) if left else ZERO))
+    width = len(first[0].bits)
+    level = [Number((*number.bits[:-1], ~number.bits[-1])) for number in first]
+    if len(numbers) % 2:
+        alone = numbers[-1].extended(width)
+        level.append(Number((*alone[:-1], ~alone[-1])))
+    offset = len(level) << (width - 1)
+    reach = (2 * offset - 1).bit_length()  # the total, offset included, is below twice the offset
+    missing = (1 << (reach - 1)) - offset
+    if missing:
+        level.append(constant_number(missing))
+    total, left = datapath.tree(level, left)
+    # The bits of the total may be one more than it ever needs.
+    return centred(Number(total.bits[:reach]), reach), left

@@ -1,0 +1,151 @@
+"""What Bit Fusion's and BitBlade's units share, on both, against integer arithmetic."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+from bitwright.hw.formats import Int
+from bitwright.hw.pe.bitblade import BitBlade
+from bitwright.hw.pe.bitfusion import BitFusion
+from bitwright.hw.pe.bricks import container
+from bitwright.hw.pe.contract import Beat, Precision
+from bitwright.hw.reduce.carry import FABRICS
+
+UNITS = (BitBlade, BitFusion)
+
+
+def pairs(*widths):
+    formats = [Int(bits, signed=signed) for bits in widths for signed in (False, True)]
+    return tuple(Precision(a, w) for a, w in product(formats, formats))
+
+
+def parsed(*names):
+    return tuple(map(Precision.parse, names))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_every_pair_of_1_to_8_bits_on_one_unit(unit, exercise):
+    """All 256, in random order back to back."""
+    precisions = pairs(*range(1, 9))
+    checked = exercise(unit(lanes=1, precisions=precisions, reduction=64), *precisions, count=2, steps=2)
+    assert checked == 256 * 6
+
+
+@pytest.mark.parametrize("fabric", FABRICS)
+@pytest.mark.parametrize("unit", UNITS)
+def test_modes_signs_and_bytes_change_from_one_dot_product_to_the_next(unit, fabric, exercise):
+    precisions = (*pairs(2, 4, 8, 16), *parsed("abwb", "atwu9", "a13wt", "a8wb"))
+    spec = unit(lanes=2, precisions=precisions, reduction=256, fabric=fabric)
+    exercise(spec, *precisions, count=1, steps=2, bubbles=0.02)
+
+
+@pytest.mark.parametrize(
+    "precision", ["a8w8", "au8w8", "a4wu4", "a2w2", "au2wu2", "a8w2", "au2w4", "a16wu16"]
+)
+@pytest.mark.parametrize("unit", UNITS)
+def test_built_for_one_precision(unit, precision, exercise):
+    (precision,) = parsed(precision)
+    spec = unit(lanes=3, precisions=(precision,), reduction=300, fabric="ecp5")
+    assert "a_quads" not in spec.control
+    exercise(spec, precision)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_built_for_some_precisions(unit, exercise):
+    precisions = parsed("a8wu8", "a8wu2", "a4wu4")
+    exercise(unit(lanes=2, precisions=precisions, fabric="ecp5"), *precisions)
+
+
+@pytest.mark.parametrize(
+    ("precisions", "a_bits", "w_bits", "control"),
+    [
+        (("a8w8",), 8, 8, set()),
+        (("a2w2",), 32, 32, set()),
+        (("a4w4",), 16, 16, set()),
+        (("a8w2",), 32, 8, set()),
+        (("a16w8",), 8, 8, {"shift", "a_signed"}),
+        (("au16wu16",), 8, 8, {"shift"}),
+        (("a8w8", "au8w8"), 8, 8, {"a_signed"}),
+        (("a8w8", "a8w4"), 16, 8, {"w_quads"}),
+        (("a8w8", "a2w2"), 32, 32, {"a_pairs", "a_quads", "w_pairs", "w_quads"}),
+        (("a5w6", "a7w8"), 8, 8, set()),
+    ],
+)
+def test_unused_modes_have_no_bits_in_words_and_control(precisions, a_bits, w_bits, control):
+    spec = BitBlade(lanes=5, precisions=parsed(*precisions))
+    assert (spec.activation_word_bits, spec.weight_word_bits) == (5 * a_bits, 5 * w_bits)
+    assert set(spec.control) == control
+
+
+def test_elements_and_beats():
+    stored = {1: 2, 2: 2, 3: 4, 4: 4, 5: 8, 7: 8, 8: 8, 9: 16, 16: 16}
+    for unit, (a, w) in product(UNITS, product(stored, stored)):
+        precision = Precision(Int(a), Int(w, signed=False))
+        spec = unit(lanes=3, precisions=(precision,))
+        bits = [container(format).bits for format in precision]
+        assert bits == [stored[a], stored[w]]
+        assert spec.macs_per_cycle(precision) == 3 * 64 / (bits[0] * bits[1])
+        assert len(spec.beats(precision)) == np.prod([-(-size // 8) for size in bits])
+
+
+def test_words_of_16_bits_are_bytes():
+    (precision,) = parsed("a16w9")
+    spec = BitBlade(lanes=1, precisions=(precision,))
+    words = np.packbits(spec.activation_bits(np.array([[-0x1235]]), precision), axis=-1, bitorder="little")
+    assert words.tolist() == [[[0xCB], [0xED]]]
+    signed = {"a_signed": 1, "w_signed": 1}
+    assert spec.beats(precision) == (
+        Beat(1, 1, control=signed),
+        Beat(1, 0, shift=True, control={**signed, "w_signed": 0}),
+        Beat(0, 1, control={**signed, "a_signed": 0}),
+        Beat(0, 0, shift=True, control={"a_signed": 0, "w_signed": 0}),
+    )
+
+
+def test_word_holds_the_operands_brick_by_brick():
+    precisions = parsed("a8w8", "a4w4", "a2w2")
+    spec = BitFusion(lanes=1, precisions=precisions)
+
+    def bricks(bits):
+        return (bits.reshape(4, 4, 2) @ (1, 2)).tolist()
+
+    at8, at4, at2 = precisions
+    (a,) = spec.activation_bits(np.array([0b01_10_11_00]), at8)
+    (w,) = spec.weight_bits(np.array([0b01_10_11_00]), at8)
+    assert bricks(a) == [[0] * 4, [3] * 4, [2] * 4, [1] * 4]
+    assert bricks(w) == [[0, 3, 2, 1]] * 4
+    elements = np.array([0b01_10, 0b00_11, 0b00_00, 0b01_01])
+    (a,) = spec.activation_bits(elements, at4)
+    (w,) = spec.weight_bits(elements, at4)
+    assert bricks(a) == [[2, 2, 3, 3], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert bricks(w) == [[2, 1, 3, 0]] * 2 + [[0, 0, 1, 1]] * 2
+    (a,) = spec.activation_bits(np.arange(16) % 4 - 2, at2)
+    assert bricks(a) == [[2, 3, 0, 1]] * 4
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_longest_reduction_of_extremes_fits(unit, exercise):
+    precisions = parsed("au8wu8", "au2wu2", "a8w8", "a2wu8")
+    spec = unit(lanes=2, precisions=precisions, reduction=64, fabric="ecp5")
+    assert spec.accumulator_bits == (64 * 255 * 255).bit_length() + 1
+    for precision in precisions:
+        steps = 64 // spec.elements(precision)
+        exercise(spec, precision, count=0, steps=steps, bubbles=0)
+
+
+@pytest.mark.parametrize("precision", ["a8wp4", "ap3w8", "a17w8", "a8wu17"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_refuses(unit, precision):
+    with pytest.raises(
+        ValueError, match=f"{unit.name} does not support precision {precision}: integers of 1"
+    ):
+        unit(lanes=1, precisions=parsed(precision))
+
+
+def test_refuses_values_that_do_not_fit():
+    spec = BitBlade(lanes=1, precisions=parsed("a7wu3"))
+    with pytest.raises(ValueError, match="do not fit int7"):
+        spec.activation_bits(np.array([[64]]), spec.precisions[0])
+    with pytest.raises(ValueError, match="do not fit uint3"):
+        spec.weight_bits(np.array([[1, 8]]), spec.precisions[0])
