@@ -333,9 +333,9 @@ def _keep(stage: Path, workdir: Path) -> None:
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.
 _MARGIN = 1.2
 
-# nextpnr's names. A LUT RAM's write port takes the place of two more LUTs, which are not in TRELLIS_COMB.
+# nextpnr's names. The two LUTs whose place a LUT RAM's write port takes are in TRELLIS_COMB.
 _ECP5_WEIGHTS = {
-    "lut": {"TRELLIS_COMB": 1, "TRELLIS_RAMW": 2},
+    "lut": {"TRELLIS_COMB": 1},
     "ff": {"TRELLIS_FF": 1},
     "dsp": {"MULT18X18D": 1},
     "bram": {"DP16KD": 1},

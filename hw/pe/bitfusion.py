@@ -22,9 +22,9 @@ class BitFusion(BrickGrid):
                                                                  (shift 8, of 16 bit) acc ◄┘
 
     In each unit, bricks are fused by a tree of adders, each of which shifts one operand where both belong to
-    one element in the mode in force: neighbours by 2 places, then pairs of them by 4. The shifts take no LUTs, as the
-    slot that adds chooses between two bits (:func:`~bitwright.hw.pe.bricks.join`). BitBlade, which sums over
-    the units first, takes half the LUTs for the same products.
+    one element in the mode in force: neighbours by 2 places, pairs of them by 4. The shifts take no LUTs: the
+    slot that adds chooses between two bits (:func:`~bitwright.hw.pe.bricks.join`). BitBlade, which sums
+    over the units first, takes half the LUTs for the same products.
 
     A brick is one adder::
 

@@ -89,8 +89,8 @@ class BrickGrid(DotProduct):
 
     **Words** hold two bits for each brick, unit by unit and row by row: 32 bits per unit, in which an
     operand stands once for each brick that takes it. Bricks that take the same bits in every mode that is
-    built for share them: a unit built for ``a8w8`` alone has words of 8 bits, and nothing that chooses between
-    modes.
+    built for share them: a unit built for ``a8w8`` alone has words of 8 bits, and nothing that chooses
+    between modes.
 
     **Beats.** Operands of 9 to 16 bits are stored in 16 and take two words, the lower and the higher byte. A
     step has a beat for each pair of words, the most significant first; between significances the accumulator

@@ -40,10 +40,10 @@ class Loom(DotProduct):
                                      inner    outer    result
                                    every beat  plane_end  step_end
 
-    A weight plane is held while the activation planes stream past, both most significant first. ``inner`` sums
-    over the activation planes by Horner's rule; behind the last, ``plane_end``, its sum goes to ``outer``, which
-    does the same over the weight planes; behind the last of those, ``step_end``, that sum goes to the result.
-    Beats of a step at 2 x 2 bits, and what each adds::
+    A weight plane is held while the activation planes stream past, both most significant first. ``inner``
+    sums over the activation planes by Horner's rule; behind the last, ``plane_end``, its sum goes to
+    ``outer``, which does the same over the weight planes; behind the last of those, ``step_end``, that sum
+    goes to the result. Beats of a step at 2 x 2 bits, and what each adds::
 
         beat   a_i  w_j   inner               outer               result
         0      1    1     p11
@@ -53,21 +53,21 @@ class Loom(DotProduct):
         (4)               next step's         2 s1 + s0  end
         (5)                                   next step's         + 2 s1 + s0
 
-    Both local accumulators double in every beat that they take: they begin at zero, so that no beat needs to say
-    whether to shift. What they begin with is their flip-flops' reset, as each sum moves on to a register of its
-    own; and a count is negated in the slots of ``inner``, where exactly one of its planes is the sign of a signed
-    operand. So each accumulator takes one LUT for a bit and nothing else.
+    Both local accumulators double in every beat that they take: they begin at zero, so that no beat needs
+    to say whether to shift. What they begin with is their flip-flops' reset, as each sum moves on to a
+    register of its own; and a count is negated in the slots of ``inner``, where exactly one of its planes
+    is the sign of a signed operand. So each accumulator takes one LUT for a bit, and two for a cut.
 
-    The three cannot be merged for more than one precision: ``inner`` and ``outer`` restart at different beats, and
-    the result must not be doubled with ``outer`` when a step begins. One accumulator for all of that would have
-    to be shifted back by as many places as there are planes, in front of each loop. Taking pairs of planes in
-    order of significance joins ``inner`` and ``outer``, and steps inside joins those and the result; that is
-    BISMO (:mod:`bitwright.hw.pe.bismo`), which in turn reads every word of every step ``a * w`` times apart.
+    The three cannot be merged for more than one precision: ``inner`` and ``outer`` restart at different
+    beats, and the result must not be doubled with ``outer`` when a step begins. One accumulator for all of
+    that would have to be shifted back by as many places as there are planes, in front of each loop. Taking
+    pairs of planes in order of significance joins ``inner`` and ``outer``, and steps inside joins those and
+    the result; that is BISMO (:mod:`bitwright.hw.pe.bismo`), which takes every step's words anew for a pair.
 
     A step has ``lanes`` elements and ``a * w`` beats for a and w bits.
 
-    Source: Sharify, Delmas Lascorz, Siu, Judd, Moshovos, "Loom: Exploiting Weight and Activation Precisions to
-    Accelerate Convolutional Neural Networks", DAC 2018.
+    Source: Sharify, Delmas Lascorz, Siu, Judd, Moshovos, "Loom: Exploiting Weight and Activation Precisions
+    to Accelerate Convolutional Neural Networks", DAC 2018.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class Loom(DotProduct):
 
     @property
     def inner_bits(self) -> int:
-        """Width of a weight plane's sum over the activation planes: of ``lanes`` activations or minus them."""
+        """Width of a weight plane's sum: of ``lanes`` activations, or minus that."""
         return self._signed_bits(
             sign * value
             for a, w in self.precisions
@@ -162,10 +162,7 @@ class LoomUnit(DotProductUnit):
         count, left = popcount(datapath, products)
 
         # -(count + left) = ~count + 1 - left = ~count + ~left
-        if left:
-            carry = datapath.registered(Number((left[0] ^ negate,))).bits[0]
-        else:
-            carry = negate
+        carry = datapath.registered(Number((left[0] ^ negate,))).bits[0] if left else negate
         plane_end, step_end = (_strobe(datapath, valid & end) for end in (plane_end, step_end))
         time = max(count.time, carry.time, plane_end.time + 1)
         count, sign = datapath.aligned(count, time), datapath.delayed(negate, time)

@@ -131,20 +131,13 @@ class StripesUnit(DotProductUnit):
         shift = self.field("shift") if "shift" in spec.control else ZERO
         lane = spec.weight_lane
         w = bits_of(self.w)
-        weights = [
-            Number(tuple(w[low : low + lane.bits]), lane.signed) for low in range(0, len(w), lane.bits)
+        products = [
+            Number(tuple(a & bit for bit in w[index * lane.bits : (index + 1) * lane.bits]), lane.signed)
+            for index, a in enumerate(bits_of(self.a))
         ]
-        sums = []
-        gated = list(zip(bits_of(self.a), weights, strict=True))
-        for (gate_x, x), (gate_y, y) in zip(gated[::2], gated[1::2], strict=False):
-            first = Number(tuple(gate_x & bit for bit in x.bits), lane.signed)
-            sums.append(datapath.add(first, y, gate=gate_y))
-        if len(gated) % 2:
-            gate, alone = gated[-1]
-            sums.append(Number(tuple(gate & bit for bit in alone.bits), lane.signed))
-        half = (len(sums) + 1) // 2
-        left, _ = datapath.tree(sums[:half])
-        right, _ = datapath.tree(sums[half:])
+        half = (spec.lanes + 2) // 4 * 2  # even, so that only a last lane may lack a partner
+        left, _ = datapath.tree(products[:half])
+        right, _ = datapath.tree(products[half:])
         return datapath.accumulate(
             datapath.add(left, right, negate, flip=negate),
             spec.accumulator_bits,

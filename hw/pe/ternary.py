@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from ..formats import Bipolar, Int, Ternary
 from ..reduce.datapath import Accumulated, Datapath, Number
-from ..reduce.offset import centred
 from ..reduce.terms import ONE, ZERO, Term, bits_of
 from .contract import (
     Beat,
@@ -39,17 +38,15 @@ class TernaryDot(DotProduct):
               node ─┘        nonzero,    acc ◄┘      0     0     y
         a[3] ─┘              negative
 
-    No lane is gated or negated by itself. A node's sum is right up to a factor of -1, 0 or +1, which its parent
-    takes into account: it adds where the factors of its inputs are equal, subtracts where they are opposite,
-    passes one input where the other's factor is 0, and has the factor of the left input itself, or of the
-    right one if that is 0. Only the last factor is applied, as the sum is accumulated. As the weights are
-    constant, so is all of that: a weight word holds ``both`` and ``other`` of every node, from the leaves to
-    the root, and ``nonzero`` and ``negative`` of the last factor, which are as many bits as the weights' codes.
+    No lane is gated or negated by itself. A node's sum is right up to a factor of -1, 0 or +1, which its
+    parent takes into account: it adds where the factors of its inputs are equal, subtracts where they are
+    opposite, passes one input where the other's factor is 0, and has the factor of the left input itself, or
+    of the right one if that is 0. Only the last factor is applied, as the sum is accumulated. As the weights
+    are constant, so is all of that: a weight word holds ``both`` and ``other`` of every node, from the leaves
+    to the root, and ``nonzero`` and ``negative`` of the last factor: as many bits as the weights' codes.
 
-    With the two control bits, a carry slot of an ECP5 does all that a node does to a pair of bits, so that
-    gating and signs take no LUTs; those that complete a subtraction are the adders' carries in. Numbers are
-    added with an offset of half their range, that is with their sign inverted, so that adders are unsigned:
-    ``x' + y'``, ``x' + ~y' + 1``, ``x' + half`` and ``y' + half`` all have the offset of the next level.
+    With two control bits, a carry slot of an ECP5 does all that a node does to a pair of bits, so that
+    gating and signs take no LUTs; the ones that complete subtractions are the adders' carries in.
 
     Where all weights are bipolar no factor is 0, and a node has one control bit, which is ``other``.
 
@@ -59,7 +56,7 @@ class TernaryDot(DotProduct):
     Parameters
     ----------
     lanes
-        Elements of a step.
+        Elements of a step, at least 2.
     """
 
     name: ClassVar[str] = "ternary"
@@ -69,6 +66,11 @@ class TernaryDot(DotProduct):
     )
     activation_layout: ClassVar[Layout] = Layout.PACKED
     weight_layout: ClassVar[Layout] = Layout.PACKED
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.lanes < 2:
+            raise ValueError(f"{self.name}: lanes = {self.lanes}: must be at least 2")
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
@@ -178,4 +180,5 @@ def _node(datapath: Datapath, x: Number, y: Number, both: Term, other: Term) -> 
         both.select(two ^ other, other.select(one, two))
         for one, two in zip(x.extended(width), y.extended(width), strict=True)
     ]
-    return datapath.add(Number(tuple(chosen), signed=True), x, other, gate=both)
+    added = [both & bit for bit in x.bits]
+    return datapath.add(Number(tuple(chosen), signed=True), Number(tuple(added), signed=True), both & other)

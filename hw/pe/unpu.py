@@ -254,8 +254,8 @@ class UnpuUnit(DotProductUnit):
         with m.If(datapath.delayed(_strobe(datapath, valid & take), digits.time).value):
             m.d.sync += base.eq(datapath.value(digits))
 
-        # Half of digits + base + the last sign. That is even, so that the lowest of the three bits carry if any
-        # of the first two is set. The two biases together invert the top bit, or are beyond it.
+        # Half of digits + base + the last sign. That is even, so that the lowest bits of the three carry if
+        # either of the first two is set. The two biases together invert the top bit, or are beyond it.
         lowest, *bits = digits.bits
         lowest_base, *base_bits = bits_of(base, digits.time)
         width = spec.plane_bits

@@ -21,8 +21,7 @@ A :class:`Row` is an addition of two numbers, bit by bit, with a carry in. Every
 
 ``ice40``
     A pair of SB_CARRY and SB_LUT4 per bit, joined by the same slots. The carry takes its operands from the
-    LUT's own pins I1 and I2, so that terms of more than one signal need a LUT in front. A row's gate is pin
-    I0: where it is not set, each bit of the sum is that of x, whatever the carries do.
+    LUT's own pins I1 and I2, so that terms of more than one signal need a LUT in front.
 
 Source: the CCU2C and SB_CARRY cells as Yosys simulates them (`techlibs/ecp5/cells_sim.v`,
 `techlibs/ice40/cells_sim.v`).
@@ -37,7 +36,7 @@ from typing import Literal, cast, get_args
 from amaranth.hdl import Cat, Const, Elaboratable, Instance, Module, Signal, Value
 
 from ..emission import Emission
-from .terms import ONE, ZERO, Term
+from .terms import ZERO, Term
 
 __all__ = ["FABRICS", "LONGEST_CHAIN", "Fabric", "Row", "add_rows", "fuse"]
 
@@ -53,7 +52,7 @@ slots take 14 % more LUTs, chains of 32 save 3 % and lose 10 % of the clock."""
 
 @dataclass(frozen=True)
 class Row:
-    """``x + (gate ? y + carry : 0)``, unsigned.
+    """``x + y + carry``, unsigned.
 
     Parameters
     ----------
@@ -63,21 +62,12 @@ class Row:
         Carry in.
     total
         Where the sum goes: as many bits as the operands, or one more for the carry out.
-    gate
-        Whether to add.
     """
 
     x: Sequence[Term]
     y: Sequence[Term]
     carry: Term
     total: Value
-    gate: Term = ONE
-
-    def ungated(self) -> "Row":
-        """The same sum, with its gate in front of y and of the carry."""
-        if self.gate == ONE:
-            return self
-        return Row(self.x, [self.gate & bit for bit in self.y], self.gate & self.carry, self.total)
 
 
 @lru_cache(maxsize=None)
@@ -149,8 +139,6 @@ def add_rows(
     longest
         Slots of a chain of several rows; a longer row has a chain of its own.
     """
-    if fabric != "ice40":
-        rows = [row.ungated() for row in rows]
     if fabric == "generic":
         for row in rows:
             x, y = (Cat(term.value for term in terms) for terms in (row.x, row.y))
@@ -251,71 +239,49 @@ def _instantiate_ccu2c(m: Module, slots: Sequence[_Slot], name: str) -> None:
         m.submodules[f"{name}_ccu2c_{index // 2}"] = cast(Elaboratable, Instance("CCU2C", **ports))
 
 
-@dataclass(frozen=True)
-class _CarrySlot:
-    x: Value
-    y: Value
-    gate: Value | None
-    total: Value | None
-    takes: bool
-    """Whether the total is the carry in, not the sum."""
-
-    @property
-    def pins(self) -> list[Value]:
-        return [Const(0, 1) if self.gate is None else self.gate, self.x, self.y]
-
-    @property
-    def table(self) -> int:
-        """Of the total, over the pins and the carry in."""
-        table = 0
-        for address in range(16):
-            gate, x, y, carry = (address >> pin & 1 for pin in range(4))
-            adds = gate or self.gate is None
-            table |= (adds & carry if self.takes else x ^ (adds & (y ^ carry))) << address
-        return table
-
-
 def _ice40_chain(m: Module, rows: Sequence[Row], platform: object, name: str) -> None:
-    slots: list[_CarrySlot] = []
+    slots: list[tuple[Value, Value, Value | None, bool]] = []  # operands, sum, whether it takes a carry out
     carry_out: Value | None = None
-    gate: Value | None = None
     for number, row in enumerate(rows):
         carry = _plain(m, row.carry, f"{name}_carry_{number}").value
         if slots or row.carry != ZERO:
-            slots.append(_CarrySlot(carry, carry, gate, carry_out, True))
-        gate = None if row.gate == ONE else _plain(m, row.gate, f"{name}_gate_{number}").value
+            slots.append((carry, carry, carry_out, True))
         for index, (x, y) in enumerate(zip(row.x, row.y, strict=True)):
-            plain_x = _plain(m, x, f"{name}_x_{number}_{index}").value
-            plain_y = _plain(m, y, f"{name}_y_{number}_{index}").value
-            slots.append(_CarrySlot(plain_x, plain_y, gate, row.total[index], False))
+            slots.append(
+                (
+                    _plain(m, x, f"{name}_x_{number}_{index}").value,
+                    _plain(m, y, f"{name}_y_{number}_{index}").value,
+                    row.total[index],
+                    False,
+                )
+            )
         carry_out = row.total[len(row.x)] if len(row.total) > len(row.x) else None
     if carry_out is not None:
-        slots.append(_CarrySlot(Const(0, 1), Const(0, 1), gate, carry_out, True))
+        slots.append((Const(0, 1), Const(0, 1), carry_out, True))
     carry_in: Value = Const(0, 1)
-    for index, slot in enumerate(slots):
+    for index, (x, y, total, taken) in enumerate(slots):
         carry_next = Signal(name=f"{name}_c{index}")
         last = index == len(slots) - 1
-        gate_pin, x_pin, y_pin = slot.pins
         if isinstance(platform, Emission):
-            if slot.total is not None:
+            if total is not None:
                 m.submodules[f"{name}_lut_{index}"] = cast(
                     Elaboratable,
                     Instance(
                         "SB_LUT4",
-                        p_LUT_INIT=Const(slot.table, 16),
-                        i_I0=gate_pin,
-                        i_I1=x_pin,
-                        i_I2=y_pin,
+                        p_LUT_INIT=Const(0xFF00 if taken else 0xC33C, 16),
+                        i_I0=Const(0, 1),
+                        i_I1=x,
+                        i_I2=y,
                         i_I3=carry_in,
-                        o_O=slot.total,
+                        o_O=total,
                     ),
                 )
             if not last:
                 m.submodules[f"{name}_carry_{index}"] = cast(
-                    Elaboratable, Instance("SB_CARRY", i_I0=x_pin, i_I1=y_pin, i_CI=carry_in, o_CO=carry_next)
+                    Elaboratable, Instance("SB_CARRY", i_I0=x, i_I1=y, i_CI=carry_in, o_CO=carry_next)
                 )
         else:
-            if slot.total is not None:
-                m.d.comb += slot.total.eq(_lut(slot.table, [*slot.pins, carry_in]))
-            m.d.comb += carry_next.eq((x_pin & y_pin) | (carry_in & (x_pin | y_pin)))
+            if total is not None:
+                m.d.comb += total.eq(carry_in if taken else x ^ y ^ carry_in)
+            m.d.comb += carry_next.eq((x & y) | (carry_in & (x | y)))
         carry_in = carry_next

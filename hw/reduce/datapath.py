@@ -7,7 +7,7 @@ from itertools import pairwise
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
 
 from .carry import LONGEST_CHAIN, Fabric, Row, add_rows
-from .terms import ONE, ZERO, Atom, Term
+from .terms import ZERO, Atom, Term
 
 __all__ = ["Accumulated", "Datapath", "Number"]
 
@@ -139,7 +139,6 @@ class Datapath:
         shift: int = 0,
         negate: Term = ZERO,
         flip: Term = ZERO,
-        gate: Term = ONE,
         width: int | None = None,
     ) -> Number:
         """``x + y * 2**shift + carry``, a cycle after the later of them.
@@ -160,14 +159,12 @@ class Datapath:
         flip
             Where set, the bits of both are inverted: the result is ``-x - y - 2 + carry``; with ``shift`` 0
             only.
-        gate
-            Where not set, y and the carry are left out.
         width
             Bits of the result where it is known to need fewer than the sum might.
         """
-        time = max(x.time, y.time, carry.time, negate.time, flip.time, gate.time)
+        time = max(x.time, y.time, carry.time, negate.time, flip.time)
         x, y = self.aligned(x, time), self.aligned(y, time)
-        carry, negate, flip, gate = (self.delayed(term, time) for term in (carry, negate, flip, gate))
+        carry, negate, flip = (self.delayed(term, time) for term in (carry, negate, flip))
         low = self.aligned(Number(x.bits[:shift]), time + 1).bits
         if len(low) < shift:
             low = (*low, *x.extended(shift)[len(low) :])
@@ -186,7 +183,7 @@ class Datapath:
         bits_x, bits_y = upper.extended(span), y.extended(span)
         if flip != ZERO:
             bits_x, bits_y = tuple(bit ^ flip for bit in bits_x), tuple(bit ^ flip for bit in bits_y)
-        self._rows.setdefault(time, []).append(Row(bits_x, bits_y, carry, total, gate))
+        self._rows.setdefault(time, []).append(Row(bits_x, bits_y, carry, total))
         register = Signal(len(total), name=self._name("number"), reset_less=True)
         self.m.d.sync += register.eq(total)
         bits = (*low, *(Term.of(register[index], time + 1) for index in range(len(register))))

@@ -44,8 +44,8 @@ def exercise(rng):
 
     Operands are the corners of the formats first, then random; ``operands`` gives others, as pairs of arrays
     ``(steps, elements)``; of weights ``(steps, outputs, elements)`` where there are several outputs. Checks
-    values, that each comes ``latency`` cycles after its last beat, and that nothing else comes. Dot products of
-    several precisions come in random order. Returns how many were checked.
+    values, that each comes ``latency`` cycles after its last beat, and that nothing else comes. Dot products
+    of several precisions come in random order. Returns how many were checked.
     """
 
     def drawn(spec, precision, count, steps):

@@ -28,33 +28,31 @@ def parsed(*names):
 def test_every_pair_of_1_to_8_bits_on_one_unit(unit, exercise):
     """All 256, in random order back to back."""
     precisions = pairs(*range(1, 9))
-    checked = exercise(unit(lanes=1, precisions=precisions, reduction=64), *precisions, count=2, steps=2)
-    assert checked == 256 * 6
+    checked = exercise(unit(lanes=1, precisions=precisions, reduction=64), *precisions, count=1, steps=1)
+    assert checked == 256 * 5
 
 
 @pytest.mark.parametrize("fabric", FABRICS)
 @pytest.mark.parametrize("unit", UNITS)
 def test_modes_signs_and_bytes_change_from_one_dot_product_to_the_next(unit, fabric, exercise):
     precisions = (*pairs(2, 4, 8, 16), *parsed("abwb", "atwu9", "a13wt", "a8wb"))
-    spec = unit(lanes=2, precisions=precisions, reduction=256, fabric=fabric)
-    exercise(spec, *precisions, count=1, steps=2, bubbles=0.02)
+    spec = unit(lanes=1, precisions=precisions, reduction=256, fabric=fabric)
+    exercise(spec, *precisions, count=1, steps=1, bubbles=0.02)
 
 
-@pytest.mark.parametrize(
-    "precision", ["a8w8", "au8w8", "a4wu4", "a2w2", "au2wu2", "a8w2", "au2w4", "a16wu16"]
-)
+@pytest.mark.parametrize("precision", ["a8w8", "au8w8", "a4wu4", "au2wu2", "au2w4", "a16wu16"])
 @pytest.mark.parametrize("unit", UNITS)
 def test_built_for_one_precision(unit, precision, exercise):
     (precision,) = parsed(precision)
-    spec = unit(lanes=3, precisions=(precision,), reduction=300, fabric="ecp5")
+    spec = unit(lanes=1, precisions=(precision,), reduction=100, fabric="ecp5")
     assert "a_quads" not in spec.control
-    exercise(spec, precision)
+    exercise(spec, precision, count=2, steps=2)
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_built_for_some_precisions(unit, exercise):
     precisions = parsed("a8wu8", "a8wu2", "a4wu4")
-    exercise(unit(lanes=2, precisions=precisions, fabric="ecp5"), *precisions)
+    exercise(unit(lanes=2, precisions=precisions), *precisions, count=2)
 
 
 @pytest.mark.parametrize(
@@ -127,7 +125,7 @@ def test_word_holds_the_operands_brick_by_brick():
 @pytest.mark.parametrize("unit", UNITS)
 def test_longest_reduction_of_extremes_fits(unit, exercise):
     precisions = parsed("au8wu8", "au2wu2", "a8w8", "a2wu8")
-    spec = unit(lanes=2, precisions=precisions, reduction=64, fabric="ecp5")
+    spec = unit(lanes=2, precisions=precisions, reduction=64)
     assert spec.accumulator_bits == (64 * 255 * 255).bit_length() + 1
     for precision in precisions:
         steps = 64 // spec.elements(precision)

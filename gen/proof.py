@@ -1,14 +1,14 @@
 """Proofs that a dot-product unit equals integer arithmetic, for every value of the operands.
 
 A circuit around the unit holds the elements of a few dot products as free constants, plays the schedule that
-the contract declares, with a bubble full of junk in every third cycle, and asserts that each result equals the
-sum of products of the decoded values, in the declared cycle after the last beat and in no other.
+the contract declares, with a bubble full of junk in every third cycle, and asserts that each result equals
+the sum of products of the decoded values, in the declared cycle after the last beat and in no other.
 
 Yosys' own SAT solver unrolls it from a reset in which every register without one is free. Bounds: the number
 of dot products and of their steps, and where the bubbles are; the values are all of the formats'.
 """
 
-from functools import reduce
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,38 +16,85 @@ from amaranth.asserts import AnyConst, AnySeq
 from amaranth.back import rtlil
 from amaranth.hdl import Array, Assert, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import wiring
+from numpy.typing import NDArray
 
-from bitwright.gen.toolchain import run_tool
-from bitwright.hw.formats import Int
+from bitwright.hw.formats import Format, Int
 from bitwright.hw.pe.contract import DotProduct, Precision
 from bitwright.hw.reduce.terms import Atom, Term
 
+from .toolchain import run_tool
 
-def _words(bits_of, format, elements, precision, inputs):
-    """Every word of a step as an expression of the elements' codes, read off the packing itself."""
-    width = elements * format.bits
-    codes = np.arange(1 << width)[:, None] >> (np.arange(elements) * format.bits) & (1 << format.bits) - 1
-    words = bits_of(format.decode(codes), precision)
-    atoms = [Atom(inputs[bit]) for bit in range(width)]
-
-    def expression(column):
-        table = reduce(lambda total, index: total | 1 << int(index), np.flatnonzero(column), 0)
-        return Term.reduced(atoms, table).value
-
-    return [
-        Cat(expression(words[:, word, bit]) for bit in range(words.shape[2])) for word in range(words.shape[1])
-    ]
+__all__ = ["Miter", "prove"]
 
 
-def _value(format, code):
+def _words(
+    bits_of: Callable[[NDArray[np.integer], Precision], NDArray[np.uint8]],
+    format: Format,
+    elements: int,
+    precision: Precision,
+    inputs: Value,
+) -> list[Value]:
+    """Every word of a step as an expression of the elements' codes, read off the packing itself.
+
+    Which elements a bit of a word depends on is found by changing one at a time, its table by trying all of
+    their values; random values then have to come out the same.
+    """
+    width = format.bits
+    everything = np.arange(1 << width)
+
+    def packed(codes: NDArray[np.integer]) -> NDArray[np.uint8]:
+        words = bits_of(format.decode(codes), precision)
+        return words.reshape(len(codes), -1)
+
+    shape = bits_of(format.decode(np.zeros((1, elements), np.int64)), precision).shape[1:]
+    rng = np.random.default_rng(0)
+    probes = rng.integers(0, 1 << width, (4, elements))
+    users: list[set[int]] = [set() for _ in range(shape[0] * shape[1])]
+    for element in range(elements):
+        for probe in probes:
+            codes = np.repeat(probe[None], 1 << width, axis=0)
+            codes[:, element] = everything
+            for bit in np.flatnonzero(np.ptp(packed(codes), axis=0)):
+                users[bit].add(element)
+    found: dict[tuple[int, ...], NDArray[np.uint8]] = {}
+    samples = rng.integers(0, 1 << width, (500, elements))
+    sampled = packed(samples)
+    expressions = []
+    for bit, used in enumerate(users):
+        chosen = tuple(sorted(used))
+        places = width * np.arange(len(chosen))
+        if chosen not in found:
+            codes = np.zeros((1 << width * len(chosen), elements), np.int64)
+            codes[:, list(chosen)] = np.arange(len(codes))[:, None] >> places & (1 << width) - 1
+            found[chosen] = packed(codes)
+        column = found[chosen][:, bit]
+        index = (samples[:, list(chosen)] << places).sum(axis=1)
+        if (column[index] != sampled[:, bit]).any():
+            raise AssertionError(f"bit {bit} of a word depends on more elements than {chosen}")
+        atoms = [Atom(inputs[element * width + place]) for element in chosen for place in range(width)]
+        table = int.from_bytes(np.packbits(column, bitorder="little").tobytes(), "little")
+        expressions.append(Term.reduced(atoms, table).value)
+    return [Cat(expressions[word * shape[1] : (word + 1) * shape[1]]) for word in range(shape[0])]
+
+
+def _value(format: Format, code: Value) -> Value:
+    """The value that a code means."""
     if isinstance(format, Int):
         return code.as_signed() if format.signed else code
     values = [int(value) for value in format.decode(np.arange(1 << format.bits))]
     return Array(Const(value, signed(8)) for value in values)[code]
 
 
-class Miter(wiring.Component):
-    """The unit, what drives it, and what it must say."""
+class Miter(wiring.Component):  # type: ignore[misc]  # Amaranth has no type information
+    """The unit, what drives it, and what it must say.
+
+    Parameters
+    ----------
+    spec, precision
+        The unit, and one of the precisions that it was built for.
+    lengths
+        Steps of each dot product, one behind the other.
+    """
 
     def __init__(self, spec: DotProduct, precision: Precision, lengths: tuple[int, ...]):
         self.spec = spec
@@ -55,7 +102,8 @@ class Miter(wiring.Component):
         self.lengths = lengths
         super().__init__({})
 
-    def elaborate(self, platform):
+    def elaborate(self, platform: object) -> Module:
+        """As the class says; sets ``cycles`` to how long it takes."""
         m = Module()
         spec, precision = self.spec, self.precision
         m.submodules.unit = unit = spec.unit()
@@ -123,8 +171,24 @@ class Miter(wiring.Component):
         return m
 
 
-def prove(spec: DotProduct, precision: Precision, folder: Path, *, lengths=(1, 1)) -> None:
+def prove(
+    spec: DotProduct,
+    precision: Precision,
+    folder: Path,
+    *,
+    lengths: tuple[int, ...] = (1, 1),
+    timeout: float = 600,
+) -> None:
     """Prove dot products of so many steps, one behind the other.
+
+    Parameters
+    ----------
+    spec, precision, lengths
+        As of a :class:`Miter`.
+    folder
+        Where the solver works; its log stays there.
+    timeout
+        Seconds after which the solver is stopped.
 
     Raises
     ------
@@ -141,4 +205,4 @@ def prove(spec: DotProduct, precision: Precision, folder: Path, *, lengths=(1, 1
         + " ".join(f"-set-at {cycle} rst 0" for cycle in range(2, cycles + 2))
         + " -prove-skip 1 -show-public"
     )
-    run_tool("yosys", ["-p", script], folder, log="proof.log", timeout=600)
+    run_tool("yosys", ["-p", script], folder, log="proof.log", timeout=timeout)
