@@ -36,6 +36,9 @@ USER_ERROR = 2
 FAILED = 1
 """Exit status where everything ran and the result is bad: mismatches, or a design that does not fit."""
 
+CELLS = "engine_cells.v"
+"""Models of the cells of an FPGA family that the engine instantiates, for simulation."""
+
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -162,7 +165,7 @@ def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> 
     design = elaborate(config, progress=say)
     (stage / "engine.v").write_text(design.verilog)
     if models := primitive_models(design.verilog):
-        (stage / "engine_cells.v").write_text("\n".join(models.values()))
+        (stage / CELLS).write_text("\n".join(models.values()))
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
@@ -305,7 +308,7 @@ def generate(
     from .output import staged
 
     engine = configs.load(config, overrides or ())
-    with staged(output) as stage, working(as_json) as say:
+    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
         description = _generate(engine, stage, say)
     if as_json:
         return _print_json(description)
@@ -318,7 +321,7 @@ def generate(
             ("memory port", f"{engine.bus_bits} bits"),
         ],
     )
-    _finish(output, ["engine.v", "engine.json"])
+    _finish(output, ["engine.v", "engine.json", *([CELLS] if (output / CELLS).exists() else [])])
     return None
 
 
@@ -374,7 +377,7 @@ def simulate(
     from .output import staged
 
     engine = configs.load(config, overrides or ())
-    with staged(output) as stage, working(as_json) as say:
+    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
         graph, program = _compile(engine, network, stage, say)
         data, labels = _load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
@@ -416,8 +419,8 @@ def synth(
     from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
-    check_target(target)
-    with staged(output) as stage, working(as_json) as say:
+    check_target(target, engine)
+    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
         _generate(engine, stage, say)
         result = _synth(stage, target, seeds, frequency, say)
     if as_json:
@@ -452,8 +455,8 @@ def run(
     from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
-    check_target(target)
-    with staged(output) as stage, working(as_json) as say:
+    check_target(target, engine)
+    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
         graph, program = _compile(engine, network, stage, say)
         data, labels = _load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)

@@ -314,8 +314,8 @@ class _Layer:
             if not config.unit.resumes(config.precision):
                 raise NetworkError(
                     f"node '{self.node.name}'",
-                    f"a dot product of {self.node.reduction} terms does not fit the scratchpads, and {config.pe} "
-                    "cannot compute it in parts",
+                    f"a dot product of {self.node.reduction} terms does not fit the scratchpads, and "
+                    f"{config.pe} cannot compute it in parts",
                     "raise activation_depth or weight_depth",
                 )
             unit = activations.ratio * weights.ratio // gcd(activations.ratio, weights.ratio)
@@ -731,7 +731,8 @@ def _place(graph: Graph, config: EngineConfig, image: _Image) -> dict[str, Place
                     raise NetworkError(
                         f"tensor '{view}'",
                         f"is reshaped between layers, and its rows of {columns} elements would need padding",
-                        f"rows must be multiples of {align} elements, and results of {config.group_channels} columns",
+                        f"rows must be multiples of {align} elements, "
+                        f"and results of {config.group_channels} columns",
                     )
             _, rows, columns, room = views[0]
         stride = room * config.activation_bits // 8

@@ -3,7 +3,7 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +13,17 @@ __all__ = ["staged"]
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, *, optional: Sequence[str] = ()) -> Iterator[Path]:
     """A temporary folder beside ``folder`` whose contents are moved into it when the block ends well.
 
     When the block raises, nothing in ``folder`` has changed, and it is not created.
+
+    Parameters
+    ----------
+    folder
+        Where the files go.
+    optional
+        Files that an earlier run may have left and this one may not make: they are removed then.
 
     Raises
     ------
@@ -41,11 +48,15 @@ def staged(folder: Path) -> Iterator[Path]:
         yield stage
         try:
             folder.mkdir(exist_ok=True)
+            made = {item.name for item in stage.iterdir()}
             for item in sorted(stage.iterdir()):
                 target = folder / item.name
                 if target.is_dir() and not target.is_symlink():
                     shutil.rmtree(target)
                 os.replace(item, target)
+            for name in optional:
+                if name not in made:
+                    (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise BitwrightError(f"{folder}: cannot be written: {error.strerror}") from None
         created.clear()

@@ -5,9 +5,10 @@ the contract declares, with a bubble full of junk in every third cycle, and asse
 the sum of products of the decoded values, in the declared cycle after the last beat and in no other.
 
 Yosys' own SAT solver unrolls it from a reset in which every register without one is free. Bounds: the number
-of dot products and of their steps, and where the bubbles are; the values are all of the formats'.
+of dot products and of their steps, where the bubbles are, and how many elements are free.
 """
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,14 +49,14 @@ def _words(
 
     shape = bits_of(format.decode(np.zeros((1, elements), np.int64)), precision).shape[1:]
     rng = np.random.default_rng(0)
-    probes = rng.integers(0, 1 << width, (4, elements))
+    probes = rng.integers(0, 1 << width, (64, elements))
     users: list[set[int]] = [set() for _ in range(shape[0] * shape[1])]
     for element in range(elements):
         for probe in probes:
             codes = np.repeat(probe[None], 1 << width, axis=0)
             codes[:, element] = everything
-            for bit in np.flatnonzero(np.ptp(packed(codes), axis=0)):
-                users[bit].add(element)
+            for changed in np.flatnonzero(np.ptp(packed(codes), axis=0)):
+                users[changed].add(element)
     found: dict[tuple[int, ...], NDArray[np.uint8]] = {}
     samples = rng.integers(0, 1 << width, (500, elements))
     sampled = packed(samples)
@@ -94,9 +95,14 @@ class Miter(wiring.Component):  # type: ignore[misc]  # Amaranth has no type inf
         The unit, and one of the precisions that it was built for.
     lengths
         Steps of each dot product, one behind the other.
+    free
+        Elements of a step whose values are free; the others have random ones. All are unless given.
     """
 
-    def __init__(self, spec: DotProduct, precision: Precision, lengths: tuple[int, ...]):
+    def __init__(
+        self, spec: DotProduct, precision: Precision, lengths: tuple[int, ...], free: int | None = None
+    ):
+        self.free = free
         self.spec = spec
         self.precision = precision
         self.lengths = lengths
@@ -108,13 +114,21 @@ class Miter(wiring.Component):  # type: ignore[misc]  # Amaranth has no type inf
         spec, precision = self.spec, self.precision
         m.submodules.unit = unit = spec.unit()
         elements = spec.elements(precision)
+        rng = random.Random(0)
         beats = []
         sums = []
         for length in self.lengths:
             total = Const(0)
             a_words, w_words = [], []
             for _ in range(length):
-                codes = [AnyConst(elements * format.bits) for format in precision]
+                free = elements if self.free is None else min(self.free, elements)
+                codes = [
+                    Cat(
+                        AnyConst(free * format.bits),
+                        Const(rng.getrandbits(64), 64).replicate(16)[: (elements - free) * format.bits],
+                    )
+                    for format in precision
+                ]
                 a_words.append(
                     _words(spec.activation_bits, precision.activation, elements, precision, codes[0])
                 )
@@ -177,13 +191,14 @@ def prove(
     folder: Path,
     *,
     lengths: tuple[int, ...] = (1, 1),
+    free: int | None = None,
     timeout: float = 600,
 ) -> None:
     """Prove dot products of so many steps, one behind the other.
 
     Parameters
     ----------
-    spec, precision, lengths
+    spec, precision, lengths, free
         As of a :class:`Miter`.
     folder
         Where the solver works; its log stays there.
@@ -195,12 +210,12 @@ def prove(
     ToolError
         There is a counterexample; it is in the message.
     """
-    miter = Miter(spec, precision, lengths)
+    miter = Miter(spec, precision, lengths, free)
     (folder / "miter.il").write_text(rtlil.convert(miter, name="miter", ports=[]))
     cycles = miter.cycles
     script = (
-        "read_rtlil miter.il; hierarchy -top miter; proc; flatten; opt -full; async2sync; dffunmap; "
-        "chformal -lower; opt -full; "
+        "read_rtlil miter.il; hierarchy -top miter; proc; flatten; memory -nomap; memory_map; opt -full; "
+        "async2sync; dffunmap; chformal -lower; opt -full; "
         f"sat -verify -prove-asserts -set-assumes -set-at 1 rst 1 -seq {cycles + 1} "
         + " ".join(f"-set-at {cycle} rst 0" for cycle in range(2, cycles + 2))
         + " -prove-skip 1 -show-public"

@@ -12,12 +12,22 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
+from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError
 from bitwright.sim.tools import ToolError
 
 from .toolchain import Finished, ToolTimeoutError, run_tool, versions
 
-__all__ = ["TARGETS", "CriticalPath", "Resources", "SynthesisResult", "Target", "check_target", "synthesise"]
+__all__ = [
+    "TARGETS",
+    "CriticalPath",
+    "Resources",
+    "SynthesisResult",
+    "Target",
+    "check_target",
+    "synthesis_script",
+    "synthesise",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,17 +239,29 @@ class SynthesisResult:
         }
 
 
-def check_target(name: str) -> Target:
+def check_target(name: str, config: EngineConfig | None = None) -> Target:
     """The device of that name.
+
+    Parameters
+    ----------
+    name
+        One of :data:`TARGETS`.
+    config
+        An engine that is to be synthesised for it.
 
     Raises
     ------
     ConfigError
-        There is none.
+        There is none, or the engine is made of the cells of another family.
     """
     if name not in TARGETS:
         raise ConfigError("target", name, "one of " + ", ".join(TARGETS))
-    return TARGETS[name]
+    device = TARGETS[name]
+    if config is not None and config.target not in ("generic", device.family):
+        raise ConfigError(
+            "target", config.target, f"generic or {device.family} in the configuration, to be synthesised for {name}"
+        )
+    return device
 
 
 def synthesise(
@@ -330,6 +352,16 @@ def _keep(stage: Path, workdir: Path) -> None:
         raise BitwrightError(f"{workdir}: cannot be written: {error.strerror}") from None
 
 
+def synthesis_script(target: Target, top: str, folder: Path) -> str:
+    """Yosys' commands from `design.v` in a folder to cells; puts there what else they read."""
+    replace = ""
+    if target.cells:
+        text = (resources.files("bitwright.gen") / "cells" / target.cells).read_text()
+        (folder / "cells.v").write_text(text)
+        replace = "read_verilog -overwrite cells.v; "
+    return f"read_verilog design.v; {replace}{target.yosys} -top {top}"
+
+
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.
 _MARGIN = 1.2
 
@@ -415,13 +447,8 @@ class _Flow:
     def synthesise(self, top: str) -> dict[str, int]:
         """Make the netlist; cells by type."""
         self.say(f"Yosys: synthesising for {self.target.name}")
-        replace = ""
-        if self.target.cells:
-            text = (resources.files("bitwright.gen") / "cells" / self.target.cells).read_text()
-            (self.folder / "cells.v").write_text(text)
-            replace = "read_verilog -overwrite cells.v; "
         script = (
-            f"read_verilog design.v; {replace}{self.target.yosys} -top {top} -json netlist.json; "
+            f"{synthesis_script(self.target, top, self.folder)} -json netlist.json; "
             "tee -q -o yosys.json stat -json"
         )
         run_tool("yosys", ["-p", script], self.folder, timeout=self.timeout, progress=self.say)
@@ -451,8 +478,8 @@ class _Flow:
     def trim_carry_chains(self, top: str) -> None:
         """Take the carry from where a chain has no use for it.
 
-        nextpnr spends two LUTs on a chain's first cell where its carry in is a constant, and two on a last one
-        whose carry out is a net that leads nowhere. Yosys connects both. A first slot that lets no carry
+        nextpnr spends two LUTs on a chain's first cell where its carry in is a constant, and two on a last
+        one whose carry out is a net that leads nowhere. Yosys connects both. A first slot that lets no carry
         through (P = 0: the half of its table for D = 1 is empty, and D is 1) and takes none out does not look
         at it.
         """

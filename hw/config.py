@@ -64,7 +64,7 @@ class EngineConfig:
     """Dot-product unit: one of the architectures in `hw/pe`; see `docs/units.md`."""
 
     target: Fabric = "generic"
-    """What the additions are made of: `generic` for any FPGA or ASIC, `ecp5` or `ice40` for its carry cells."""
+    """What additions are made of: `generic` for any FPGA or ASIC, `ecp5` or `ice40` for its carry cells."""
 
     rows: int = 1
     """M: output rows (pixels, batch items) computed at a time, 1 to 16."""
@@ -73,7 +73,7 @@ class EngineConfig:
     """N: output channels computed at a time, 1 to 128."""
 
     lanes: int
-    """K: lanes of a dot-product unit, 1 to 256; how many positions of the dot product that is, the unit says."""
+    """K: lanes of a dot-product unit, 1 to 256; the unit says how many positions of a dot product that is."""
 
     activation_bits: Literal[1, 2, 4, 8] = 8
     """Width of a stored activation."""
@@ -165,6 +165,10 @@ class EngineConfig:
             raise ConfigError(
                 "requantisers", self.requantisers, f"a power of two that divides cols = {self.cols}"
             )
+        if self.channel_depth < self.group_channels:
+            raise ConfigError(
+                "channel_depth", self.channel_depth, f"at least the {self.group_channels} channels of a group"
+            )
         if self.granule_bits > self.bus_bits:
             raise ConfigError(
                 "requantisers",
@@ -191,7 +195,9 @@ class EngineConfig:
     def _check_unit(self) -> None:
         only = _WEIGHT_FORMATS[self.weight_format]
         if isinstance(only, Format) and self.weight_bits != only.bits:
-            raise ConfigError("weight_bits", self.weight_bits, f"{only.bits} for {self.weight_format} weights")
+            raise ConfigError(
+                "weight_bits", self.weight_bits, f"{only.bits} for {self.weight_format} weights"
+            )
         if self.weight_format == "power_of_two" and not 2 <= self.weight_bits <= 6:
             raise ConfigError("weight_bits", self.weight_bits, "from 2 to 6 for power_of_two weights")
         if self.multiplier != "dsp" and "multiplier" not in UNITS[self.pe].__dataclass_fields__:
@@ -205,12 +211,12 @@ class EngineConfig:
         try:
             packed = self.unit.takes_packed_activations(self.precision)
         except ValueError as error:
-            raise ConfigError("lanes", self.lanes, str(error)) from None
+            raise ConfigError("lanes", self.lanes, f"such that {self.pe} can be built ({error})") from None
         if not packed:
             raise ConfigError(
                 "activation_bits",
                 self.activation_bits,
-                f"1 for pe = {self.pe}: it takes activations bit by bit, and the engine stores them side by side",
+                f"a width at which {self.pe} takes activations side by side, as the engine stores them",
             )
 
     def replace(self, **changes: Any) -> "EngineConfig":
@@ -239,7 +245,9 @@ class EngineConfig:
     def unit(self) -> DotProduct:
         """The dot-product unit, as its contract describes it."""
         architecture = UNITS[self.pe]
-        own = {"multiplier": self.multiplier} if "multiplier" in architecture.__dataclass_fields__ else {}
+        own: dict[str, Any] = {}
+        if "multiplier" in architecture.__dataclass_fields__:
+            own["multiplier"] = self.multiplier
         return architecture(
             lanes=self.lanes,
             precisions=(self.precision,),

@@ -259,7 +259,8 @@ class PowerOfTwo(Format):
         field = np.zeros_like(size)
         for exponent in range(self.max_exponent + 1):
             field[size == 1 << exponent] = exponent + 1
-        return field | ((values < 0).astype(np.int64) << (self.bits - 1))
+        sign: NDArray[np.int64] = (values < 0).astype(np.int64) << (self.bits - 1)
+        return field | sign
 
     def decode(self, codes: NDArray[np.integer]) -> NDArray[np.int64]:
         """Value of each bit pattern; bits above the format's width are ignored."""

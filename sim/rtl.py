@@ -14,10 +14,10 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
-import re
 import subprocess
 import sys
 import tempfile

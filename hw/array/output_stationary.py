@@ -37,8 +37,8 @@ class OutputStationaryArray(wiring.Component):
     -------
     activations, weights : operands of one beat, straight from registers
     activation_index : which of a step's activation words the beat takes; there where the unit has a feeder
-    control : the beat's control (:attr:`~bitwright.hw.pe.contract.DotProduct.control`); not there where the unit
-        needs none
+    control : the beat's control (:attr:`~bitwright.hw.pe.contract.DotProduct.control`); not there where the
+        unit needs none
     valid, last : the beat exists; it is the last of its dot product, set only with ``valid``
     captured : the drain registers hold new results from this cycle on
     shift : move the results down

@@ -4,9 +4,9 @@ from .bismo import Bismo
 from .bitblade import BitBlade
 from .bitfusion import BitFusion
 from .contract import DotProduct
-from .fixed import Parallel
 from .log2 import Log2
 from .loom import Loom
+from .parallel import Parallel
 from .stripes import Stripes
 from .ternary import TernaryDot
 from .unpu import Unpu

@@ -70,7 +70,7 @@ class Bismo(DotProduct):
     @classmethod
     def priced(cls) -> tuple[PriceCase, ...]:
         precisions = tuple(map(Precision.parse, ("au1wu1", "a2w2", "a4w4", "a8w8")))
-        return (PriceCase(64, precisions, built=precisions),)
+        return tuple(PriceCase(lanes, precisions, built=precisions) for lanes in (64, 128))
 
     @property
     def activation_word_bits(self) -> int:
@@ -107,7 +107,8 @@ class Bismo(DotProduct):
 def plane_pairs(precision: Precision) -> tuple[Beat, ...]:
     """Every pair of bit planes, the most significant first, a shift between significances."""
     a, w = precision.activation, precision.weight
-    assert isinstance(a, Int) and isinstance(w, Int)
+    assert isinstance(a, Int)
+    assert isinstance(w, Int)
     beats: list[Beat] = []
     for significance in reversed(range(a.bits + w.bits - 1)):
         for i in reversed(range(a.bits)):

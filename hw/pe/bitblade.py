@@ -38,8 +38,8 @@ class BitBlade(BrickGrid):
     the beat's control. Words, beats, modes and the constant that completes the signs are those of
     :class:`~bitwright.hw.pe.bricks.BrickGrid`.
 
-    Latency: ``ceil(log2(ceil(lanes / 2)))`` cycles for the counts, 3 for a group, 4 for fusing, 1 for the
-    constant, and the accumulator's.
+    Latency: ``ceil(log2(ceil(lanes / 2)))`` cycles for the counts; 3 for a group, up to 4 where signs or
+    modes come with the beat; 4 for fusing; 1 for the constant, if there is one; and the accumulator's.
 
     Source: Ryu, Kim, Yi, Kim, "BitBlade: Area and Energy-Efficient Precision-Scalable Neural Network
     Accelerator with Bitwise Summation", DAC 2019.

@@ -34,8 +34,9 @@ class BitFusion(BrickGrid):
     control. Words, beats, modes and the constant that completes the signs are those of
     :class:`~bitwright.hw.pe.bricks.BrickGrid`.
 
-    Latency: 3 cycles for a brick, 4 for fusing, ``ceil(log2(lanes))`` for the sum of the units, 1 for the
-    constant, and the accumulator's.
+    Latency: 1 cycle for a brick, up to 3 where signs or modes come with the beat; 4 for fusing;
+    ``ceil(log2(lanes))`` for the sum of the units; 1 for the constant, if there is one; and those of the
+    accumulator.
 
     Source: Sharma et al., "Bit Fusion: Bit-Level Dynamically Composable Architecture for Accelerating Deep
     Neural Networks", ISCA 2018.

@@ -147,12 +147,13 @@ class BrickGrid(DotProduct):
         modes = dict.fromkeys(
             (spread(precision.activation), spread(precision.weight)) for precision in self.precisions
         )
-        places: dict[tuple[tuple[int, int], ...], int] = {}
+        # In the order of the elements, so that a word of one mode is a packed one.
         grid = [
             [tuple(source(mode, row, column, operand) for mode in modes) for column in range(SIDE)]
             for row in range(SIDE)
         ]
-        return np.array([[places.setdefault(sources, len(places)) for sources in row] for row in grid])
+        order = sorted({sources for row in grid for sources in row})
+        return np.array([[order.index(sources) for sources in row] for row in grid])
 
     @property
     def activation_word_bits(self) -> int:
@@ -223,7 +224,9 @@ class BrickGrid(DotProduct):
         bits = container(format).planes(values)
         bits = bits.reshape(*values.shape[:-1], self.lanes, -1, words, spread(format), BRICK_BITS)
         mode = spread(precision.activation), spread(precision.weight)
-        _, bricks = np.unique(self._places(operand), return_index=True)
+        _, bricks = np.unique(
+            self.activation_places if operand == "a" else self.weight_places, return_index=True
+        )
         sources = [source(mode, *divmod(int(brick), SIDE), operand) for brick in bricks]
         placed = np.stack([bits[..., element, :, pair, :] for element, pair in sources], axis=-2)
         # (..., lanes, words, places, bits of a brick)

@@ -1,7 +1,8 @@
 """The contract of a dot-product unit: what arrays, sequencer, compiler and cycle model know of one.
 
-A unit is declared by data, a :class:`DotProduct`, and made as hardware by its :meth:`DotProduct.unit`. Nothing
-outside a unit's own file, and the registry in :mod:`bitwright.hw.pe` that names it, asks which one it is.
+A unit is declared by data, a :class:`DotProduct`, and made as hardware by its :meth:`DotProduct.unit`.
+Nothing outside a unit's own file, and the registry in :mod:`bitwright.hw.pe` that names it, asks which one it
+is.
 
 **Terms.** A *word* is what an operand port takes in one cycle, a *beat* one cycle with one word of each
 operand. A *step* is :meth:`~DotProduct.elements` positions of the dot product; at a precision it is a fixed
@@ -20,8 +21,8 @@ steps outside keeps an operand at hand for all beats of a step.
 ``latency`` cycles after the beat with ``last``.
 
 **Meaning.** ``o = sum(a * w)`` over all elements since the beat that followed the previous ``last``, exactly,
-for every value of the formats in force; the accumulator holds ``reduction`` elements of extreme values at every
-precision that the unit was built for, and wraps beyond that.
+for every value of the formats in force; the accumulator holds ``reduction`` elements of extreme values at
+every precision that the unit was built for, and wraps beyond that.
 """
 
 import enum
@@ -64,8 +65,8 @@ __all__ = [
 class Precision:
     """Formats of activations and weights in force.
 
-    Written ``a8w8``; with ``u`` for unsigned, as in ``au8w4``; ``b`` is bipolar, ``t`` ternary, ``p4`` a power
-    of two in 4 bits.
+    Written ``a8w8``; with ``u`` for unsigned, as in ``au8w4``; ``b`` is bipolar, ``t`` ternary, ``p4`` a
+    power of two in 4 bits.
     """
 
     activation: Format
@@ -197,6 +198,8 @@ class DotProduct(ABC):
         Longest dot product that it holds without overflow, in elements.
     fabric
         What its carry chains are made of.
+    stride
+        Additions between registers: more of them mean fewer flip-flops, a shorter latency and a slower clock.
 
     Raises
     ------
@@ -218,6 +221,7 @@ class DotProduct(ABC):
     precisions: tuple[Precision, ...]
     reduction: int = 16384
     fabric: Fabric = "generic"
+    stride: int = 1
 
     def __post_init__(self) -> None:
         if self.lanes < 1:
@@ -226,6 +230,8 @@ class DotProduct(ABC):
             raise ValueError(f"{self.name}: reduction = {self.reduction}: must be at least 1")
         if self.fabric not in FABRICS:
             raise ValueError(f"{self.name}: fabric = {self.fabric!r}: must be one of {', '.join(FABRICS)}")
+        if self.stride < 1:
+            raise ValueError(f"{self.name}: stride = {self.stride}: must be at least 1")
         if not self.precisions:
             raise ValueError(f"{self.name}: precisions: must name at least one")
         for precision in self.precisions:
@@ -345,7 +351,7 @@ class DotProduct(ABC):
         return -(-terms // self.elements(precision))
 
     def takes_packed_activations(self, precision: Precision) -> bool:
-        """Whether a step's activations come from one word of memory, side by side in the width of their format."""
+        """Whether a step's activations come from one memory word, side by side in their format's width."""
         values = np.random.default_rng(0).choice(precision.activation.values, (4, self.elements(precision)))
         packed = packed_bits(precision.activation, values)
         feeder = self.feeder()
@@ -358,7 +364,7 @@ class DotProduct(ABC):
         return words.shape == packed.shape and bool((words == packed).all())
 
     def resumes(self, precision: Precision) -> bool:
-        """Whether a dot product can be cut into runs of steps, each with all beats, without a ``last`` between."""
+        """Whether a dot product can be cut into runs of steps, each with all beats, no ``last`` between."""
         return self.order is Order.STEPS_OUTSIDE or not any(beat.shift for beat in self.beats(precision))
 
     def schedule(self, steps: int, precision: Precision) -> Iterator[tuple[int, Beat, bool]]:
@@ -435,7 +441,7 @@ class DotProductUnit(wiring.Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        datapath = Datapath(m, self.spec.fabric, platform)
+        datapath = Datapath(m, self.spec.fabric, platform, stride=self.spec.stride)
         result = self.compute(datapath)
         datapath.finish()
         if result.time != self.spec.latency:
@@ -447,8 +453,8 @@ class DotProductUnit(wiring.Component):
 class ActivationFeeder(wiring.Component):
     """Makes a step's activation words of its activations, which a memory holds in one word.
 
-    A row of an array has one, in front of all its units. It has no state: as long as the step lasts the memory
-    gives the same word, in every beat. Both inputs are taken straight into logic.
+    A row of an array has one, in front of all its units. It has no state: as long as the step lasts the
+    memory gives the same word, in every beat. Both inputs are taken straight into logic.
 
     Parameters
     ----------
@@ -483,5 +489,5 @@ class ActivationFeeder(wiring.Component):
 
 def built_latency(spec: DotProduct) -> int:
     """Latency of a unit, read off a trial build."""
-    trial = Datapath(never_elaborated(Module()), "generic", None)
+    trial = Datapath(never_elaborated(Module()), spec.fabric, None, stride=spec.stride)
     return never_elaborated(spec.unit()).compute(trial).time

@@ -16,6 +16,7 @@ from .contract import (
     DotProductUnit,
     Layout,
     Precision,
+    PriceCase,
     built_latency,
     enclosing,
     packed_bits,
@@ -70,6 +71,10 @@ class Stripes(DotProduct):
     @classmethod
     def supported(cls, precision: Precision) -> bool:
         return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        return (PriceCase(16, tuple(map(Precision.parse, ("a8w8", "a4w8", "a8w16")))),)
 
     @cached_property
     def weight_lane(self) -> Int:

@@ -16,6 +16,7 @@ from .contract import (
     DotProductUnit,
     Layout,
     Precision,
+    PriceCase,
     built_latency,
     enclosing,
     packed_bits,
@@ -80,6 +81,10 @@ class TernaryDot(DotProduct):
             case (Bipolar() | Ternary(), Ternary()) | (Ternary(), Bipolar()):
                 return True
         return False
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        return (PriceCase(16, tuple(map(Precision.parse, ("a8wt", "atwt")))),)
 
     @cached_property
     def activation_lane(self) -> Bipolar | Int:

@@ -18,6 +18,7 @@ from .contract import (
     DotProductUnit,
     Layout,
     Precision,
+    PriceCase,
     built_latency,
     enclosing,
     packed_bits,
@@ -38,8 +39,8 @@ class Xnor(DotProduct):
 
         sum(a * w) = matches - mismatches = 2 * (matches - lanes / 2)
 
-    The weight word holds the complement of the weights' codes, so that a match is ``a ^ w``, which a carry slot
-    can add; subtracting half of the lanes inverts the top bit of the count.
+    The weight word holds the complement of the weights' codes, so that a match is ``a ^ w``, which a carry
+    slot can add; subtracting half of the lanes inverts the top bit of the count.
 
     With integer activations a weight of -1 inverts all bits of its activation, and its completing one is the
     carry in of one of the adders, of which there are as many as there are lanes::
@@ -73,6 +74,11 @@ class Xnor(DotProduct):
         return isinstance(precision.weight, Bipolar) and (
             isinstance(activation, Bipolar) or (isinstance(activation, Int) and activation.bits <= 16)
         )
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        abwb, a8wb = map(Precision.parse, ("abwb", "a8wb"))
+        return PriceCase(64, (abwb,)), PriceCase(128, (abwb,)), PriceCase(16, (a8wb,))
 
     @cached_property
     def lane(self) -> Bipolar | Int:

@@ -12,9 +12,9 @@ A :class:`Row` is an addition of two numbers, bit by bit, with a carry in. Every
         P = LUT4(A, B, C, D)      S = P ^ cin      cout = P ? cin : G(A, B)
 
     with ``P = x ^ y``, and ``G`` whichever of x and y depends on two signals at most: it counts only where
-    x = y. The table of G is the lowest quarter of that of P, so that all four pins can be used only where both
-    agree (:func:`fuse`); with three signals or fewer D is tied to 1 and they are independent. Yosys never
-    makes this form: it spends a LUT on each product in front of the adder.
+    x = y. The table of G is the lowest quarter of that of P, so that all four pins can be used only where
+    both agree (:func:`fuse`); with three signals or fewer D is tied to 1 and they are independent. Yosys
+    never makes this form: it spends a LUT on each product in front of the adder.
 
     In front of each row goes a slot that takes the carry out of the row before as its sum (P = 0), and puts
     the row's own carry in (G). So many short rows share one chain, and a carry in costs nothing.
@@ -29,14 +29,14 @@ Source: the CCU2C and SB_CARRY cells as Yosys simulates them (`techlibs/ecp5/cel
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from itertools import permutations
 from typing import Literal, cast, get_args
 
 from amaranth.hdl import Cat, Const, Elaboratable, Instance, Module, Signal, Value
 
 from ..emission import Emission
-from .terms import ZERO, Term
+from .terms import ZERO, Atom, Term
 
 __all__ = ["FABRICS", "LONGEST_CHAIN", "Fabric", "Row", "add_rows", "fuse"]
 
@@ -70,7 +70,7 @@ class Row:
     total: Value
 
 
-@lru_cache(maxsize=None)
+@cache
 def _fused(atoms: int, x: int, y: int) -> tuple[tuple[int, ...], int] | None:
     """Pins and INIT of a slot for the truth tables x and y over so many atoms; -1 is a pin tied to 1."""
     for g in (x, y):
@@ -145,6 +145,11 @@ def add_rows(
             m.d.comb += row.total.eq(x + y + row.carry.value)
         return
     chain = {"ecp5": _ccu2c_chain, "ice40": _ice40_chain}[fabric]
+    if fabric == "ice40":
+        for index, row in enumerate(rows):
+            if len(row.x) == 1:
+                _full_adder(m, row, f"{name}_adder_{index}")
+        rows = [row for row in rows if len(row.x) > 1]
     chains: list[list[Row]] = []
     left = 0
     for row in rows:
@@ -239,49 +244,117 @@ def _instantiate_ccu2c(m: Module, slots: Sequence[_Slot], name: str) -> None:
         m.submodules[f"{name}_ccu2c_{index // 2}"] = cast(Elaboratable, Instance("CCU2C", **ports))
 
 
+@dataclass(frozen=True)
+class _CarrySlot:
+    """An iCE40's slot: ``total = x ^ (y ^ cin if gate else 0) ^ flip``, ``cout`` the majority of x, y, cin.
+
+    Of ``gate`` and ``flip`` one at most is a signal, on pin I0.
+    """
+
+    x: Value
+    y: Value
+    total: Value | None
+    gate: Value | None = None
+    flip: Value | None = None
+    takes: bool = False
+    """Whether the total is without x and y: these are the carry that the slot puts in."""
+
+    @property
+    def pins(self) -> list[Value]:
+        """I0, I1, I2."""
+        pin = self.flip if self.gate is None else self.gate
+        return [Const(0, 1) if pin is None else pin, self.x, self.y]
+
+    @property
+    def init(self) -> int:
+        """Table of the total, over the pins and the carry in."""
+        init = 0
+        for address in range(16):
+            pin, x, y, carry = (address >> place & 1 for place in range(4))
+            adds = self.gate is None or pin
+            inverts = self.flip is not None and pin
+            terms = carry if self.takes else y ^ carry
+            init |= ((x & (not self.takes)) ^ (adds & terms) ^ inverts) << address
+        return init
+
+
+def _is_plain(term: Term) -> bool:
+    return not term.atoms or (len(term.atoms) == 1 and term.table == 0b10)
+
+
+def _luts_in_front(row: Row) -> int:
+    return len({term for term in (*row.x, *row.y, row.carry) if not _is_plain(term)})
+
+
+def _with_pin(row: Row) -> tuple[Row, Atom | None, Atom | None]:
+    """The row with fewest LUTs in front: what is left of it behind a gate or a flip, and these."""
+    best: tuple[Row, Atom | None, Atom | None] = row, None, None
+    for atom in dict.fromkeys(atom for term in (*row.x, *row.y) for atom in term.atoms):
+        pin = Term((atom,), 0b10)
+        candidates: list[tuple[Row, Atom | None, Atom | None]] = []
+        # ~x + ~y + carry = ~(x + y + ~carry), all bits of the sum included.
+        flipped = Row([x ^ pin for x in row.x], [y ^ pin for y in row.y], row.carry ^ pin, row.total)
+        if not any(atom in term.atoms for term in (*flipped.x, *flipped.y)):
+            candidates.append((flipped, None, atom))
+        for x, y in ((row.x, row.y), (row.y, row.x)):
+            if all(term & ~pin == ZERO for term in (*y, row.carry)):
+                gated = Row(x, [term.where(atom) for term in y], row.carry.where(atom), row.total)
+                candidates.append((gated, atom, None))
+        best = min((best, *candidates), key=lambda found: _luts_in_front(found[0]))
+    return best
+
+
+def _full_adder(m: Module, row: Row, name: str) -> None:
+    """A row of one bit in two LUTs, which have room for a product that a carry would need a LUT for."""
+    terms = [row.x[0], row.y[0], row.carry]
+    while len({atom for term in terms for atom in term.atoms}) > 4:
+        widest = max(range(3), key=lambda index: len(terms[index].atoms))
+        terms[widest] = _plain(m, terms[widest], f"{name}_{widest}")
+    x, y, carry = terms
+    m.d.comb += row.total.eq(Cat((x ^ y ^ carry).value, ((x & y) | (carry & (x | y))).value))
+
+
 def _ice40_chain(m: Module, rows: Sequence[Row], platform: object, name: str) -> None:
-    slots: list[tuple[Value, Value, Value | None, bool]] = []  # operands, sum, whether it takes a carry out
+    slots: list[_CarrySlot] = []
     carry_out: Value | None = None
-    for number, row in enumerate(rows):
-        carry = _plain(m, row.carry, f"{name}_carry_{number}").value
+    first: Value = Const(0, 1)
+    pin: dict[str, Value] = {}  # of the row before
+    for number, whole in enumerate(rows):
+        row, gate, flip = _with_pin(whole)
         if slots or row.carry != ZERO:
-            slots.append((carry, carry, carry_out, True))
-        for index, (x, y) in enumerate(zip(row.x, row.y, strict=True)):
-            slots.append(
-                (
-                    _plain(m, x, f"{name}_x_{number}_{index}").value,
-                    _plain(m, y, f"{name}_y_{number}_{index}").value,
-                    row.total[index],
-                    False,
-                )
+            if slots:
+                x = y = _plain(m, row.carry, f"{name}_carry_{number}").value
+            elif len(row.carry.atoms) == 2 and row.carry.table == 0b1000:
+                x, y = (atom.value for atom in row.carry.atoms)  # with no carry in, it is their product
+            else:
+                # One pin where two would do: router1 of nextpnr can pull a signal from one to the other forever.
+                x, y = _plain(m, row.carry, f"{name}_carry_{number}").value, Const(0, 1)
+                first = Const(1, 1)
+            slots.append(_CarrySlot(x, y, carry_out, **pin, takes=True))
+        pin = {key: atom.value for key, atom in (("gate", gate), ("flip", flip)) if atom is not None}
+        for index, terms in enumerate(zip(row.x, row.y, strict=True)):
+            x, y = (
+                _plain(m, term, f"{name}_{operand}_{number}_{index}").value
+                for operand, term in zip("xy", terms, strict=True)
             )
+            slots.append(_CarrySlot(x, y, row.total[index], **pin))
         carry_out = row.total[len(row.x)] if len(row.total) > len(row.x) else None
     if carry_out is not None:
-        slots.append((Const(0, 1), Const(0, 1), carry_out, True))
-    carry_in: Value = Const(0, 1)
-    for index, (x, y, total, taken) in enumerate(slots):
+        slots.append(_CarrySlot(Const(0, 1), Const(0, 1), carry_out, **pin, takes=True))
+    carry_in = first
+    for index, slot in enumerate(slots):
+        _, x, y = slot.pins
         carry_next = Signal(name=f"{name}_c{index}")
-        last = index == len(slots) - 1
         if isinstance(platform, Emission):
-            if total is not None:
-                m.submodules[f"{name}_lut_{index}"] = cast(
-                    Elaboratable,
-                    Instance(
-                        "SB_LUT4",
-                        p_LUT_INIT=Const(0xFF00 if taken else 0xC33C, 16),
-                        i_I0=Const(0, 1),
-                        i_I1=x,
-                        i_I2=y,
-                        i_I3=carry_in,
-                        o_O=total,
-                    ),
-                )
-            if not last:
-                m.submodules[f"{name}_carry_{index}"] = cast(
-                    Elaboratable, Instance("SB_CARRY", i_I0=x, i_I1=y, i_CI=carry_in, o_CO=carry_next)
-                )
+            if slot.total is not None:
+                pins = dict(zip(("i_I0", "i_I1", "i_I2", "i_I3"), (*slot.pins, carry_in), strict=True))
+                lut = Instance("SB_LUT4", p_LUT_INIT=Const(slot.init, 16), o_O=slot.total, **pins)
+                m.submodules[f"{name}_lut_{index}"] = cast(Elaboratable, lut)
+            if index < len(slots) - 1:
+                carry = Instance("SB_CARRY", i_I0=x, i_I1=y, i_CI=carry_in, o_CO=carry_next)
+                m.submodules[f"{name}_carry_{index}"] = cast(Elaboratable, carry)
         else:
-            if total is not None:
-                m.d.comb += total.eq(carry_in if taken else x ^ y ^ carry_in)
+            if slot.total is not None:
+                m.d.comb += slot.total.eq(_lut(slot.init, [*slot.pins, carry_in]))
             m.d.comb += carry_next.eq((x & y) | (carry_in & (x | y)))
         carry_in = carry_next

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from amaranth.hdl import Cat, Const, Module, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Signal, Value
 
 from .carry import LONGEST_CHAIN, Fabric, Row, add_rows
 from .terms import ZERO, Atom, Term
@@ -22,10 +22,13 @@ class Number:
         Its bits. Constants may be among them.
     signed
         Whether the highest bit counts negative.
+    depth
+        Additions that it comes from since the last registers.
     """
 
     bits: tuple[Term, ...]
     signed: bool = False
+    depth: int = 0
 
     @property
     def time(self) -> int:
@@ -70,7 +73,8 @@ class Datapath:
 
     Every bit knows the cycle in which it exists, counted from the operands, which exist in cycle 0. What is
     added to something of a later cycle is delayed by registers, which all users of a bit share. Every sum is
-    registered. Additions of one cycle share carry chains; :meth:`finish` makes them, once all are known.
+    registered, or with a ``stride`` every so many additions deep. Additions of one cycle share carry chains;
+    :meth:`finish` makes them, once all are known.
 
     Parameters
     ----------
@@ -82,15 +86,27 @@ class Datapath:
         What ``elaborate`` was given.
     longest
         Slots of a carry chain that several rows share.
+    stride
+        Additions between registers, at least 1.
     """
 
-    def __init__(self, m: Module, fabric: Fabric, platform: object, *, longest: int = LONGEST_CHAIN):
+    def __init__(
+        self,
+        m: Module,
+        fabric: Fabric,
+        platform: object,
+        *,
+        longest: int = LONGEST_CHAIN,
+        stride: int = 1,
+    ):
+        self.stride = stride
         self.m = m
         self.fabric = fabric
         self.platform = platform
         self.longest = longest
         self._rows: dict[int, list[Row]] = {}
         self._delayed: dict[Atom, list[Atom]] = {}
+        self._computed: dict[Term, Term] = {}
         self._numbers = 0
 
     def delayed(self, term: Term, time: int, *, reset: bool = False) -> Term:
@@ -98,7 +114,14 @@ class Datapath:
 
         ``reset``: whether the registers are reset, as those of a strobe must be.
         """
+        if self.fabric == "ice40" and len(term.atoms) > 1 and time > term.time and not reset:
+            # A logic cell has a LUT in front of its flip-flop, and one flip-flop.
+            term = self._computed.get(term) or self._compute(term)
         return Term(tuple(self._later(atom, time, reset) for atom in term.atoms), term.table)
+
+    def _compute(self, term: Term) -> Term:
+        (self._computed[term],) = self.registered(Number((term,)), "product").bits
+        return self._computed[term]
 
     def _later(self, atom: Atom, time: int, reset: bool) -> Atom:
         if time < atom.time:
@@ -112,7 +135,8 @@ class Datapath:
 
     def aligned(self, number: Number, time: int) -> Number:
         """The number in a later cycle."""
-        return Number(tuple(self.delayed(bit, time) for bit in number.bits), number.signed)
+        depth = number.depth if number.time == time else 0
+        return Number(tuple(self.delayed(bit, time) for bit in number.bits), number.signed, depth)
 
     def registered(self, number: Number, name: str = "number") -> Number:
         """Each bit computed and registered: one cycle later, one signal per bit, constants left alone."""
@@ -141,7 +165,7 @@ class Datapath:
         flip: Term = ZERO,
         width: int | None = None,
     ) -> Number:
-        """``x + y * 2**shift + carry``, a cycle after the later of them.
+        """``x + y * 2**shift + carry``, a cycle after the later of them; in its cycle if ``stride`` allows.
 
         The lowest ``shift`` bits of x pass by the adder, so that ``carry`` counts ``2**shift``.
 
@@ -165,7 +189,11 @@ class Datapath:
         time = max(x.time, y.time, carry.time, negate.time, flip.time)
         x, y = self.aligned(x, time), self.aligned(y, time)
         carry, negate, flip = (self.delayed(term, time) for term in (carry, negate, flip))
-        low = self.aligned(Number(x.bits[:shift]), time + 1).bits
+        depth = max(x.depth, y.depth) + 1
+        registered = depth >= self.stride
+        later = time + registered
+        depth = 0 if registered else depth
+        low = self.aligned(Number(x.bits[:shift]), later).bits
         if len(low) < shift:
             low = (*low, *x.extended(shift)[len(low) :])
         upper = Number(x.bits[shift:] or (x.sign,), x.signed)
@@ -184,13 +212,15 @@ class Datapath:
         if flip != ZERO:
             bits_x, bits_y = tuple(bit ^ flip for bit in bits_x), tuple(bit ^ flip for bit in bits_y)
         self._rows.setdefault(time, []).append(Row(bits_x, bits_y, carry, total))
-        register = Signal(len(total), name=self._name("number"), reset_less=True)
-        self.m.d.sync += register.eq(total)
-        bits = (*low, *(Term.of(register[index], time + 1) for index in range(len(register))))
+        if registered:
+            register = Signal(len(total), name=self._name("number"), reset_less=True)
+            self.m.d.sync += register.eq(total)
+            total = register
+        bits = (*low, *(Term.of(total[index], later) for index in range(len(total))))
         if flip != ZERO and not is_signed:
             # -x - y - 2 + carry has the carry out of its inverted bits below a sign that is `flip` itself.
-            return Number((*bits, self.delayed(flip, time + 1)), True)
-        return Number(bits, is_signed)
+            return Number((*bits, self.delayed(flip, later)), True, depth)
+        return Number(bits, is_signed, depth)
 
     def tree(self, numbers: Sequence[Number], extras: Sequence[Term] = ()) -> tuple[Number, list[Term]]:
         """Balanced tree of additions: a level per cycle, two numbers at a time.
@@ -251,6 +281,8 @@ class Datapath:
             Most bits that are added in one cycle: a wider accumulator is cut into segments as even as can be,
             each a cycle behind the one below, whose carry out is registered. It takes two LUTs per cut.
         """
+        if number.depth or not number.time:
+            number = self.registered(number)
         time = max(number.time, carry.time, double.time)
         cuts = -(-width // segment)
         bounds = [width * index // cuts for index in range(cuts + 1)]
@@ -277,7 +309,7 @@ class Datapath:
                 register = Signal(name=f"{name}_carry_{index}", reset_less=True)
                 self.m.d.sync += register.eq(carry_out)
                 carry = Term.of(register, now + 1)
-            # The same as `end`, but set by a reset, which clears in this way: so that it takes no logic either.
+            # The same as `end`, but set by a reset, which clears in this way: so it takes no logic either.
             clear = Signal(name=f"{name}_clear_{index}", init=1)
             self.m.d.sync += clear.eq(self.delayed(last, now - 1, reset=True).value)
             enable = self.delayed(valid, now, reset=True).value

@@ -16,7 +16,7 @@ def constant_number(value: int) -> Number:
 def centred(total: Number, width: int) -> Number:
     """``total - 2**(width - 1)`` for an unsigned total below ``2**width``: the top bit inverted is a sign."""
     bits = total.extended(width)
-    return Number((*bits[:-1], ~bits[-1]), signed=True)
+    return Number((*bits[:-1], ~bits[-1]), signed=True, depth=total.depth)
 
 
 def signed_tree(
@@ -24,11 +24,11 @@ def signed_tree(
 ) -> tuple[Number, list[Term]]:
     """Sum of signed numbers of one width and cycle, as :meth:`~bitwright.hw.reduce.datapath.Datapath.tree`.
 
-    An adder of signed numbers takes a slot more than one of unsigned ones, for the sign: a carry out comes for
-    nothing, a sign does not. So only the first level is signed. Its sums, of w bits, are taken as unsigned
-    with their top bit inverted, which is ``sum + 2**(w - 1)``; what that adds up to is a constant. With as many
-    first sums as a power of two, inverting the total's top bit takes it away again; otherwise a constant is
-    added that makes up for it.
+    An adder of signed numbers takes a slot more than one of unsigned ones, for the sign: a carry out comes
+    for nothing, a sign does not. So only the first level is signed. Its sums, of w bits, are taken as
+    unsigned with their top bit inverted, which is ``sum + 2**(w - 1)``; what that adds up to is a constant.
+    With as many first sums as a power of two, inverting the total's top bit takes it away again; otherwise a
+    constant is added that makes up for it.
 
     Parameters
     ----------
@@ -55,4 +55,4 @@ def signed_tree(
         level.append(constant_number(missing))
     total, left = datapath.tree(level, left)
     # The bits of the total may be one more than it ever needs.
-    return centred(Number(total.bits[:reach]), reach), left
+    return centred(Number(total.bits[:reach], depth=total.depth), reach), left

@@ -18,9 +18,9 @@ def popcount(datapath: Datapath, terms: Sequence[Term]) -> tuple[Number, list[Te
                                        + ─┐       every adder's carry in is one more term
         ...                       g&h ─┘  + ─ ...
 
-    Half of the terms are added in pairs; each of the adders, one less than there are numbers, takes another one
-    as its carry in. A fused slot of an ECP5 adds two products of two bits, so that a full adder of three
-    products is two LUTs. The sum takes about 1.5 LUTs per term and ``ceil(log2(terms / 2))`` + 1 cycles.
+    Half of the terms are added in pairs; each of the adders, one less than there are numbers, takes another
+    one as its carry in. A fused slot of an ECP5 adds two products of two bits, so that a full adder of three
+    products is two LUTs. The sum takes about 1.5 LUTs per term and ``ceil(log2(ceil(terms / 2)))`` cycles.
 
     Parameters
     ----------

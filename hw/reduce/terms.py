@@ -77,6 +77,15 @@ class Term:
             for index in range(1 << len(atoms))
         )
 
+    def where(self, atom: Atom) -> "Term":
+        """Its value where the atom is set, which it then does not depend on."""
+        if atom not in self.atoms:
+            return self
+        others = tuple(other for other in self.atoms if other is not atom)
+        table = self.over((atom, *others))
+        odd = sum((table >> (2 * index + 1) & 1) << index for index in range(1 << len(others)))
+        return Term.reduced(others, odd)
+
     def _with(self, other: "Term", operation: Callable[[int, int], int]) -> "Term":
         atoms = tuple(dict.fromkeys(self.atoms + other.atoms))
         return Term.reduced(atoms, operation(self.over(atoms), other.over(atoms)))

@@ -146,7 +146,9 @@ class ComputeUnit(wiring.Component):
         beat = Signal(range(len(beats)))
         beat_last = beat == len(beats) - 1 if len(beats) > 1 else Const(1)
         ends = config.unit.ends(config.precision)
-        output_ends = Const(sum(end << index for index, end in enumerate(ends)), len(ends)).bit_select(beat, 1)
+        output_ends = Const(sum(end << index for index, end in enumerate(ends)), len(ends)).bit_select(
+            beat, 1
+        )
         group_last = k_last & beat_last
         last = Signal()  # of a dot product
         issue = Signal()
@@ -241,7 +243,9 @@ class ComputeUnit(wiring.Component):
         ]
         wait = Scratchpad.LATENCY
         if config.unit.control:
-            m.d.comb += Value.cast(self.control).eq(delay(m, self._control(m, beat, issue, k_last), wait, "control"))
+            m.d.comb += Value.cast(self.control).eq(
+                delay(m, self._control(m, beat, issue, k_last), wait, "control")
+            )
         if self.indexed:
             index = Array(Const(each.activation, config.activation_index_bits) for each in beats)[beat]
             m.d.comb += self.activation_index.eq(delay(m, index, wait, "activation_index"))

@@ -50,3 +50,12 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         use(tmp_path / "file")
     with pytest.raises(BitwrightError, match="cannot be written"):
         use(tmp_path / "file" / "below")
+
+
+def test_optional_files_of_an_earlier_run_go(tmp_path):
+    folder = tmp_path / "out"
+    for names in (["a", "b"], ["a"]):
+        with staged(folder, optional=["b"]) as stage:
+            for name in names:
+                (stage / name).write_text("")
+    assert [path.name for path in folder.iterdir()] == ["a"]

@@ -25,6 +25,16 @@ BASELINE = Path(__file__).parents[2] / "benchmarks" / "pe-baseline.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planes(Bismo):
+    """A unit with one hardware in the table, for four precisions."""
+
+    @classmethod
+    def priced(cls) -> tuple[PriceCase, ...]:
+        precisions = tuple(map(Precision.parse, ("au1wu1", "a2w2", "a4w4", "a8w8")))
+        return (PriceCase(64, precisions, built=precisions),)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Blocks(Bismo):
     """A unit that could use multiplier blocks."""
 
@@ -44,7 +54,7 @@ class Blocks(Bismo):
 
 @pytest.fixture(autouse=True)
 def units(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pe_bench, "UNITS", {"bismo": Bismo, "blocks": Blocks})
+    monkeypatch.setattr(pe_bench, "UNITS", {"bismo": Planes, "blocks": Blocks})
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from amaranth.lib.wiring import In, Out
 from bitwright.gen import synthesis
 from bitwright.gen.synthesis import TARGETS, SynthesisResult, check_target, synthesise
 from bitwright.gen.toolchain import Finished, ToolTimeoutError, run_tool, verilog_environment
+from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError
 from bitwright.sim.tools import ToolError
 
@@ -291,3 +292,10 @@ def test_timing_is_judged_by_the_median() -> None:
     assert not result(90, 99, 120).timing_met
     assert not result(99.9).timing_met
     assert result().timing_met
+
+
+def test_an_engine_of_another_family_is_refused():
+    config = EngineConfig(cols=4, lanes=8, target="ecp5")
+    assert check_target("ecp5-25k", config).family == "ecp5"
+    with pytest.raises(ConfigError, match="generic or ice40 in the configuration, to be synthesised for ice40-hx8k"):
+        check_target("ice40-hx8k", config)

@@ -1,4 +1,4 @@
-"""Every dot-product unit inside an engine: a trained layer on the emitted Verilog against the golden model."""
+"""Every dot-product unit inside an engine: a trained layer on emitted Verilog against the golden model."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +14,7 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.formats import Int
 from bitwright.hw.pe import UNITS
 from bitwright.hw.quant.arithmetic import quantise_multiplier
-from bitwright.sim.graph import FullyConnected, Graph, NetworkError, Quantize, TensorInfo
-
+from bitwright.sim.graph import FullyConnected, Graph, TensorInfo
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "digits_mlp"
 
@@ -38,7 +37,7 @@ CONFIGS = {
     "bitfusion": {},
     "bitblade": {"activation_bits": 4, "weight_bits": 4, "lanes": 4},
     "stripes": {"activation_bits": 1, "lanes": 64},
-    "unpu": {"weight_bits": 5},
+    "unpu": {"weight_bits": 5, "weight_depth": 2048},
     "loom": {"activation_bits": 1, "lanes": 64, "weight_bits": 4},
     "bismo": {"activation_bits": 1, "lanes": 64, "weight_bits": 3},
     "xnor": {"weight_format": "bipolar", "weight_bits": 1},

@@ -32,7 +32,11 @@ BASE = EngineConfig(
         ({"address_bits": 15}, "address_bits", "from 16 to 32"),
         ({"address_bits": 33}, "address_bits", "from 16 to 32"),
         # Choices
-        ({"pe": "systolic"}, "pe", "one of parallel, bitfusion, bitblade, stripes, unpu, loom, bismo, xnor, ternary, log2"),
+        (
+            {"pe": "systolic"},
+            "pe",
+            "one of parallel, bitfusion, bitblade, stripes, unpu, loom, bismo, xnor, ternary, log2",
+        ),
         ({"activation_bits": 3}, "activation_bits", "one of 1, 2, 4, 8"),
         ({"weight_bits": 17}, "weight_bits", "from 1 to 16"),
         ({"multiplier": "carry"}, "multiplier", "one of dsp, lut"),
@@ -55,6 +59,16 @@ BASE = EngineConfig(
         ({"requantisers": 8, "bus_bits": 32}, "requantisers", "at most 4, what fits one bus word"),
         ({"lanes": 3}, "lanes", "an activation word, 24, divide, or are a multiple of, bus_bits = 64"),
         ({"lanes": 12}, "lanes", "word, 96, divide"),
+        ({"channel_depth": 16, "cols": 32}, "channel_depth", "at least the 32 channels of a group"),
+        # The unit
+        ({"pe": "xnor"}, "pe", "a unit that supports precision a8w8; xnor takes bipolar weights"),
+        ({"pe": "bismo"}, "activation_bits", "a width at which bismo takes activations side by side"),
+        ({"pe": "bitfusion", "activation_bits": 1}, "activation_bits", "a width at which bitfusion takes"),
+        ({"pe": "unpu", "lanes": 4}, "lanes", "must be at least 5"),
+        ({"pe": "bitblade", "multiplier": "lut"}, "multiplier", "left out for pe = bitblade"),
+        ({"weight_format": "ternary"}, "weight_bits", "2 for ternary weights"),
+        ({"weight_format": "power_of_two", "pe": "log2"}, "weight_bits", "from 2 to 6 for power_of_two"),
+        ({"target": "spartan"}, "target", "one of generic, ecp5, ice40"),
         ({"cols": 3, "lanes": 1}, "cols", "a weight word, 24, divide, or are at least"),
     ],
 )
@@ -75,7 +89,7 @@ def test_what_is_refused(changes, key, allowed):
         {"rows": 1},
         {"rows": 16},
         {"cols": 1},
-        {"cols": 128, "lanes": 128},
+        {"cols": 128, "channel_depth": 128, "lanes": 128},
         {"lanes": 1},
         {"reduction": 1},
         {"reduction": 65536},

@@ -15,9 +15,7 @@ PRECISIONS = tuple(Precision(a, w) for a, w in product(FORMATS, FORMATS))
 
 @pytest.mark.parametrize("fabric", FABRICS)
 def test_every_precision_pair(fabric, exercise):
-    unit = Bismo(lanes=6, precisions=PRECISIONS, fabric=fabric)
-    for precision in PRECISIONS:
-        exercise(unit, precision, count=1, steps=2)
+    exercise(Bismo(lanes=6, precisions=PRECISIONS, fabric=fabric), *PRECISIONS, count=1, steps=2)
 
 
 @pytest.mark.parametrize("fabric", FABRICS)

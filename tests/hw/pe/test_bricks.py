@@ -25,19 +25,29 @@ def parsed(*names):
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_every_pair_of_1_to_8_bits_on_one_unit(unit, exercise):
-    """All 256, in random order back to back."""
-    precisions = pairs(*range(1, 9))
-    checked = exercise(unit(lanes=1, precisions=precisions, reduction=64), *precisions, count=1, steps=1)
-    assert checked == 256 * 5
+def test_every_pair_of_1_to_8_bits(unit, exercise):
+    """All 256, in random order back to back on four units, each with every mode and sign."""
+    for parities in product((0, 1), repeat=2):
+        precisions = tuple(
+            Precision(a, w) for a, w in pairs(*range(1, 9)) if (a.bits % 2, w.bits % 2) == parities
+        )
+        checked = exercise(unit(lanes=1, precisions=precisions, reduction=64), *precisions, count=1, steps=1)
+        assert checked == 64 * 5
 
 
 @pytest.mark.parametrize("fabric", FABRICS)
 @pytest.mark.parametrize("unit", UNITS)
 def test_modes_signs_and_bytes_change_from_one_dot_product_to_the_next(unit, fabric, exercise):
-    precisions = (*pairs(2, 4, 8, 16), *parsed("abwb", "atwu9", "a13wt", "a8wb"))
-    spec = unit(lanes=1, precisions=precisions, reduction=256, fabric=fabric)
-    exercise(spec, *precisions, count=1, steps=1, bubbles=0.02)
+    integers, others = pairs(2, 4, 8, 16), parsed("abwb", "atwu9", "a13wt", "a8wb")
+    spec = unit(lanes=1, precisions=(*integers, *others), reduction=256, fabric=fabric)
+    if fabric != "generic":
+        # Of each pair of widths two pairs of signs, in turn the same and different ones.
+        integers = tuple(
+            Precision(a, w)
+            for a, w in integers
+            if (a.signed + w.signed + a.bits.bit_length() + w.bits.bit_length()) % 2
+        )
+    exercise(spec, *integers, *others, count=1, steps=1, bubbles=0.02)
 
 
 @pytest.mark.parametrize("precision", ["a8w8", "au8w8", "a4wu4", "au2wu2", "au2w4", "a16wu16"])
@@ -105,31 +115,41 @@ def test_word_holds_the_operands_brick_by_brick():
     precisions = parsed("a8w8", "a4w4", "a2w2")
     spec = BitFusion(lanes=1, precisions=precisions)
 
-    def bricks(bits):
-        return (bits.reshape(4, 4, 2) @ (1, 2)).tolist()
+    def bricks(a, w):
+        return [
+            (bits.reshape(-1, 2) @ (1, 2))[places].tolist()
+            for bits, places in ((a, spec.activation_places), (w, spec.weight_places))
+        ]
 
     at8, at4, at2 = precisions
-    (a,) = spec.activation_bits(np.array([0b01_10_11_00]), at8)
-    (w,) = spec.weight_bits(np.array([0b01_10_11_00]), at8)
-    assert bricks(a) == [[0] * 4, [3] * 4, [2] * 4, [1] * 4]
-    assert bricks(w) == [[0, 3, 2, 1]] * 4
+    value = np.array([0b01_10_11_00])
+    a, w = bricks(spec.activation_bits(value, at8)[0], spec.weight_bits(value, at8)[0])
+    assert a == [[0] * 4, [3] * 4, [2] * 4, [1] * 4]
+    assert w == [[0, 3, 2, 1]] * 4
     elements = np.array([0b01_10, 0b00_11, 0b00_00, 0b01_01])
-    (a,) = spec.activation_bits(elements, at4)
-    (w,) = spec.weight_bits(elements, at4)
-    assert bricks(a) == [[2, 2, 3, 3], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
-    assert bricks(w) == [[2, 1, 3, 0]] * 2 + [[0, 0, 1, 1]] * 2
-    (a,) = spec.activation_bits(np.arange(16) % 4 - 2, at2)
-    assert bricks(a) == [[2, 3, 0, 1]] * 4
+    a, w = bricks(spec.activation_bits(elements, at4)[0], spec.weight_bits(elements, at4)[0])
+    assert a == [[2, 2, 3, 3], [1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert w == [[2, 1, 3, 0]] * 2 + [[0, 0, 1, 1]] * 2
+    elements = np.arange(16) % 4 - 2
+    a, w = bricks(spec.activation_bits(elements, at2)[0], spec.weight_bits(elements, at2)[0])
+    assert a == w == [[2, 3, 0, 1]] * 4
+
+
+@pytest.mark.parametrize("precision", ["a8w8", "a4w4", "a2w2", "a4w8", "a8w2"])
+@pytest.mark.parametrize("unit", UNITS)
+def test_activations_of_one_precision_lie_side_by_side(unit, precision):
+    (precision,) = parsed(precision)
+    assert unit(lanes=3, precisions=(precision,)).takes_packed_activations(precision)
 
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_longest_reduction_of_extremes_fits(unit, exercise):
     precisions = parsed("au8wu8", "au2wu2", "a8w8", "a2wu8")
-    spec = unit(lanes=2, precisions=precisions, reduction=64)
-    assert spec.accumulator_bits == (64 * 255 * 255).bit_length() + 1
-    for precision in precisions:
-        steps = 64 // spec.elements(precision)
-        exercise(spec, precision, count=0, steps=steps, bubbles=0)
+    spec = unit(lanes=2, precisions=precisions, reduction=32)
+    assert spec.accumulator_bits == (32 * 255 * 255).bit_length() + 1
+    for elements in {spec.elements(precision) for precision in precisions}:
+        alike = [precision for precision in precisions if spec.elements(precision) == elements]
+        exercise(spec, *alike, count=0, steps=32 // elements, bubbles=0)
 
 
 @pytest.mark.parametrize("precision", ["a8wp4", "ap3w8", "a17w8", "a8wu17"])

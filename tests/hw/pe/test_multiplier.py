@@ -1,10 +1,10 @@
-"""Both multipliers: every product where there are few, and two cycles from operands to product."""
+"""The multiplier: every product where there are few, and two cycles from operands to product."""
 
 import pytest
 from amaranth.back import rtlil
 
 from bitwright.hw.emission import Emission
-from bitwright.hw.pe.multiplier import BlockMultiplier, RowMultiplier
+from bitwright.hw.pe.multiplier import BlockMultiplier
 
 
 def decode(value, bits, signed):
@@ -40,18 +40,6 @@ def some_pairs(a_bits, b_bits, rng):
     return pairs + [(rng.getrandbits(a_bits), rng.getrandbits(b_bits)) for _ in range(400)]
 
 
-@pytest.mark.parametrize(
-    ("a_bits", "b_bits"), [(4, 4), (8, 2), (2, 8), (2, 2), (2, 3), (5, 5), (4, 6), (3, 7)]
-)
-def test_rows_exhaustively(a_bits, b_bits, simulate, watch):
-    check(RowMultiplier(a_bits, b_bits), True, every_pair(a_bits, b_bits), simulate, watch)
-
-
-@pytest.mark.parametrize(("a_bits", "b_bits"), [(8, 8), (8, 4), (4, 8), (16, 9)])
-def test_wider_rows(a_bits, b_bits, rng, simulate, watch):
-    check(RowMultiplier(a_bits, b_bits), True, some_pairs(a_bits, b_bits, rng), simulate, watch)
-
-
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("a_bits", "b_bits"), [(4, 4), (2, 5)])
 def test_block_exhaustively(a_bits, b_bits, signed, simulate, watch):
@@ -65,10 +53,6 @@ def test_wider_block(a_bits, b_bits, signed, rng, simulate, watch):
     check(dut, signed, some_pairs(a_bits, b_bits, rng), simulate, watch)
 
 
-def test_rows_leave_no_product_to_synthesis():
-    assert "$mul" not in rtlil.convert(RowMultiplier(8, 8), name="top", platform=Emission(), emit_src=False)
-
-
 @pytest.mark.parametrize("signed", [True, False])
 def test_block_is_an_instance_of_its_own_module(signed):
     platform = Emission()
@@ -78,7 +62,3 @@ def test_block_is_an_instance_of_its_own_module(signed):
     assert "cell \\bitwright_multiply" in text
     for name, value in (("A_BITS", 8), ("B_BITS", 4), ("SIGNED", int(signed))):
         assert f"parameter \\{name} {value}\n" in text
-
-
-def test_operand_of_one_bit(refuses):
-    refuses("at least 2 bits, not 1", RowMultiplier, 8, 1)

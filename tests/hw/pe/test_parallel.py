@@ -1,139 +1,156 @@
-"""The plain dot-product unit against integer arithmetic."""
+"""The parallel unit against integer arithmetic."""
 
+from itertools import product
+
+import numpy as np
 import pytest
+from amaranth.back import rtlil
 
-from bitwright.hw.config import EngineConfig
-from bitwright.hw.pe.parallel import ParallelSpec, ParallelUnit
+from bitwright.hw.emission import Emission
+from bitwright.hw.formats import Int
+from bitwright.hw.pe.contract import Precision
+from bitwright.hw.pe.parallel import Parallel
+from bitwright.hw.reduce.carry import FABRICS
 
-WIDTHS = (2, 4, 8)
-
-
-def spec(**changes):
-    values = {
-        "lanes": 4,
-        "activation_bits": 8,
-        "weight_bits": 8,
-        "accumulator_bits": 24,
-        "multiplier": "dsp",
-    }
-    return ParallelSpec(**{**values, **changes})
+SIGNS = list(product((True, False), repeat=2))
 
 
-def values_of(bits):
-    return range(-(1 << bits - 1), 1 << bits - 1)
+def precision(a, w, signs):
+    return Precision(*(Int(bits, signed=signed) for bits, signed in zip((a, w), signs, strict=True)))
 
 
-def run(spec, beats, simulate, watch):
-    """Outputs, by cycle, of beats ``(a, w, valid, last)``, one per cycle."""
-    dut = ParallelUnit(spec)
-
-    async def drive(ctx):
-        for a, w, valid, last in beats:
-            ctx.set(dut.a, a)
-            ctx.set(dut.w, w)
-            ctx.set(dut.valid, valid)
-            ctx.set(dut.last, last)
-            await ctx.tick()
-        ctx.set(dut.valid, 0)
-        await ctx.tick().repeat(spec.latency + 3)
-
-    trace = []
-    simulate(dut, drive, background=[watch(trace, dut.o_valid, dut.o.sum)])
-    return {cycle: total for cycle, (valid, total) in enumerate(trace) if valid}
+@pytest.mark.parametrize("fabric", FABRICS)
+@pytest.mark.parametrize("signs", SIGNS)
+def test_narrow_precision_pairs(signs, fabric, exercise):
+    for a, w in product((1, 2, 3), repeat=2):
+        at = precision(a, w, signs)
+        exercise(Parallel(lanes=3, precisions=(at,), fabric=fabric), at, count=1, steps=2)
 
 
-def expected(spec, beats):
-    outputs = {}
-    total = 0
-    for cycle, (a, w, valid, last) in enumerate(beats):
-        if valid:
-            total += sum(x * y for x, y in zip(a, w, strict=True))
-            if last:
-                half = 1 << spec.accumulator_bits - 1
-                outputs[cycle + spec.latency] = (total + half) % (2 * half) - half
-                total = 0
-    return outputs
+@pytest.mark.parametrize("a", range(4, 17))
+def test_every_width(a, exercise):
+    """Of activations and, as 5 and 17 have no common factor, of weights; all signs, multipliers, fabrics."""
+    for index, signs in enumerate(SIGNS):
+        at = precision(a, (5 * a + 4 * index) % 17 or 1, signs)
+        fabric, multiplier = FABRICS[(a + index) % 3], ("lut", "dsp")[(a // 3 + index) % 2]
+        if multiplier == "dsp" and 16 in (at.activation.bits, at.weight.bits):
+            fabric = "ecp5"  # has blocks of 18 bits
+        unit = Parallel(lanes=1, precisions=(at,), fabric=fabric, multiplier=multiplier)
+        exercise(unit, at, count=2, steps=2)
 
 
-def random_beats(spec, count, rng):
-    beats = []
-    for _ in range(count):
-        a = [rng.choice(values_of(spec.activation_bits)) for _ in range(spec.lanes)]
-        w = [rng.choice(values_of(spec.weight_bits)) for _ in range(spec.lanes)]
-        # In a bubble the operands and `last` are anything.
-        beats.append((a, w, int(rng.random() < 0.7), int(rng.random() < 0.4)))
-    return beats
+@pytest.mark.parametrize("fabric", FABRICS)
+@pytest.mark.parametrize("lanes", [1, 2, 5, 8])
+@pytest.mark.parametrize("multiplier", ["lut", "dsp"])
+def test_lanes(lanes, fabric, multiplier, exercise):
+    for name in ("a3wu2", "a2w4"):
+        at = Precision.parse(name)
+        exercise(Parallel(lanes=lanes, precisions=(at,), fabric=fabric, multiplier=multiplier), at)
 
 
-@pytest.mark.parametrize("multiplier", ["dsp", "lut"])
-@pytest.mark.parametrize("weight_bits", WIDTHS)
-@pytest.mark.parametrize("activation_bits", WIDTHS)
-def test_widths(activation_bits, weight_bits, multiplier, rng, simulate, watch):
-    unit = spec(lanes=3, activation_bits=activation_bits, weight_bits=weight_bits, multiplier=multiplier)
-    beats = random_beats(unit, 120, rng)
-    outputs = run(unit, beats, simulate, watch)
-    assert outputs == expected(unit, beats)
-    assert len(outputs) > 10
+@pytest.mark.parametrize("multiplier", ["lut", "dsp"])
+def test_several_precisions_in_one_lane(multiplier, exercise):
+    """Unsigned 4 and signed 3 bits take lanes of 5."""
+    precisions = tuple(map(Precision.parse, ("au4w2", "a3wu2", "a1wu1")))
+    unit = Parallel(lanes=2, precisions=precisions, multiplier=multiplier)
+    assert (unit.activation_word_bits, unit.weight_word_bits) == (10, 6)
+    for at in precisions:
+        exercise(unit, at)
 
 
-@pytest.mark.parametrize("lanes", [1, 2, 4, 5, 7, 16])
-def test_lanes_and_latency(lanes, rng, simulate, watch):
-    unit = spec(lanes=lanes)
-    assert unit.latency == 2 + (lanes - 1).bit_length()
-    beats = random_beats(unit, 80, rng)
-    assert run(unit, beats, simulate, watch) == expected(unit, beats)
+@pytest.mark.parametrize("signs", SIGNS)
+@pytest.mark.parametrize(("a", "w", "outputs"), [(1, 1, 3), (2, 2, 4), (8, 4, 2), (4, 4, 3), (4, 2, 3)])
+def test_outputs_side_by_side(a, w, outputs, signs, exercise):
+    at = precision(a, w, signs)
+    fabric = FABRICS[(a + w + SIGNS.index(signs)) % 3]
+    unit = Parallel(lanes=3, precisions=(at,), fabric=fabric, multiplier="dsp", outputs=outputs)
+    exercise(unit, at, steps=2)
+    assert unit.macs_per_cycle(at) == 3 * outputs
 
 
-def test_dot_products_of_one_beat_back_to_back(rng, simulate, watch):
-    unit = spec(lanes=2)
-    beats = [(a, w, 1, 1) for a, w, _, _ in random_beats(unit, 30, rng)]
-    outputs = run(unit, beats, simulate, watch)
-    assert outputs == expected(unit, beats)
-    assert sorted(outputs) == list(range(unit.latency, unit.latency + 30))
+def test_outputs_without_blocks(exercise):
+    at = Precision.parse("a2w3")
+    exercise(Parallel(lanes=2, precisions=(at,), outputs=2), at)
 
 
-@pytest.mark.parametrize("multiplier", ["dsp", "lut"])
-@pytest.mark.parametrize(("activation_bits", "weight_bits"), [(8, 8), (4, 2)])
-def test_longest_reduction_of_extremes(activation_bits, weight_bits, multiplier, simulate, watch):
-    """What a configuration promises: `reduction` products of the most negative operands fit."""
-    config = EngineConfig(
-        cols=1,
-        lanes=16,
-        activation_bits=activation_bits,
-        weight_bits=weight_bits,
-        multiplier=multiplier,
-        reduction=256,
-        activation_depth=16,
-        weight_depth=16,
-        channel_depth=16,
-        output_depth=16,
-        bus_bits=32,
-    )
-    unit = ParallelSpec.of(config)
-    assert unit == spec(
-        lanes=16,
-        activation_bits=activation_bits,
-        weight_bits=weight_bits,
-        multiplier=multiplier,
-        accumulator_bits=config.accumulator_bits,
-    )
-    a, w = values_of(activation_bits), values_of(weight_bits)
-    corners = [(x, y) for x in (a[0], a[-1]) for y in (w[0], w[-1])]
-    steps = config.reduction // config.lanes
-    beats = [([x] * 16, [y] * 16, 1, int(step == steps - 1)) for x, y in corners for step in range(steps)]
-    outputs = run(unit, beats, simulate, watch)
-    assert list(outputs.values()) == [config.reduction * x * y for x, y in corners]
+@pytest.mark.parametrize(("name", "outputs"), [("a2w2", 3), ("au2w2", 2)])
+def test_every_weight_beside_every_other(name, outputs, exercise):
+    at = Precision.parse(name)
+    unit = Parallel(lanes=1, precisions=(at,), multiplier="dsp", outputs=outputs)
+    assert unit.share == outputs
+    sets = list(product(at.activation.values, *[at.weight.values] * outputs))
+    operands = [(np.array([[a]]), np.array([[[weight] for weight in weights]])) for a, *weights in sets]
+    exercise(unit, at, operands=operands, bubbles=0)
 
 
-def test_accumulator_wraps(simulate, watch):
-    unit = spec(lanes=1, accumulator_bits=16)
-    beats = [([-128], [-128], 1, int(step == 2)) for step in range(3)]
-    assert list(run(unit, beats, simulate, watch).values()) == [3 * 2**14 - 2**16]
+@pytest.mark.parametrize(
+    ("name", "outputs", "fabric", "blocks"),
+    [
+        ("a8w8", 1, "generic", 1),
+        ("a8w8", 2, "generic", 2),
+        ("a8w4", 2, "generic", 1),
+        ("a8w4", 2, "ice40", 2),
+        ("a4w4", 2, "ice40", 1),
+        ("a4w4", 4, "generic", 2),
+        ("a4w2", 3, "generic", 1),
+        ("a2w2", 4, "generic", 1),
+        ("au8wu5", 2, "generic", 1),
+        ("au8w5", 2, "generic", 2),
+    ],
+)
+def test_blocks(name, outputs, fabric, blocks):
+    at = Precision.parse(name)
+    unit = Parallel(lanes=2, precisions=(at,), multiplier="dsp", outputs=outputs, fabric=fabric)
+    text = rtlil.convert(unit.unit(), name="top", platform=Emission(), emit_src=False)
+    assert text.count("cell \\bitwright_multiply ") == 2 * blocks
+    assert "$mul" not in text
 
 
-def test_bubbles_do_not_count(simulate, watch):
-    """A dot product waits for its last beat, whatever lies on the operands meanwhile."""
-    unit = spec(lanes=2)
-    junk = ([127, 127], [127, 127], 0, 1)
-    beats = [([1, 2], [3, 4], 1, 0), *[junk] * 5, ([5, 6], [7, 8], 1, 1), *[junk] * 3, ([1, 1], [1, 1], 1, 1)]
-    assert run(unit, beats, simulate, watch) == {6 + unit.latency: 94, 10 + unit.latency: 2}
+@pytest.mark.parametrize("multiplier", ["lut", "dsp"])
+@pytest.mark.parametrize("name", ["a2w2", "a2wu2", "au3w1", "a1w1"])
+def test_longest_reduction_of_extremes(name, multiplier, exercise):
+    at = Precision.parse(name)
+    unit = Parallel(lanes=2, precisions=(at,), reduction=32, multiplier=multiplier)
+    corners = product(*((format.min, format.max) for format in at))
+    operands = [tuple(np.full((16, 2), value) for value in corner) for corner in corners]
+    exercise(unit, at, operands=operands)
+
+
+def test_one_beat():
+    at = Precision.parse("a8w8")
+    unit = Parallel(lanes=8, precisions=(at,))
+    assert len(unit.beats(at)) == 1
+    assert unit.macs_per_cycle(at) == 8
+    assert unit.steps(17, at) == 3
+
+
+@pytest.mark.parametrize("name", ["abwb", "a17w1", "a8wt", "a8wp4"])
+def test_refuses(name):
+    with pytest.raises(ValueError, match=f"parallel does not support precision {name}"):
+        Parallel(lanes=8, precisions=(Precision.parse(name),))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"multiplier": "rom"}, "multiplier = 'rom': must be one of dsp, lut"),
+        ({"outputs": 0}, "outputs = 0: must be at least 1"),
+        (
+            {"multiplier": "dsp", "fabric": "ice40", "precisions": (Precision.parse("au16w8"),)},
+            "uint16 by int8 needs operands of 17 bits, a block has 16",
+        ),
+    ],
+)
+def test_refuses_parameters(parameters, message):
+    with pytest.raises(ValueError, match=message):
+        Parallel(**{"lanes": 8, "precisions": (Precision.parse("a8w8"),), **parameters})
+
+
+@pytest.mark.parametrize("name", ["a8wu4", "au3w3"])
+def test_refuses_values(name):
+    at = Precision.parse(name)
+    unit = Parallel(lanes=2, precisions=(at, Precision.parse("a16w16")))
+    for encode, format in ((unit.activation_bits, at.activation), (unit.weight_bits, at.weight)):
+        for value in (format.min - 1, format.max + 1):
+            with pytest.raises(ValueError, match="do not fit"):
+                encode(np.full((1, 2), value), at)
