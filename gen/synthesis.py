@@ -79,6 +79,8 @@ class Target:
         Arguments that name the device.
     cells
         File in ``gen/cells`` with what takes the place of modules of the design on this device.
+    afterwards
+        Yosys' commands behind the synthesis.
     """
 
     name: str
@@ -89,6 +91,7 @@ class Target:
     yosys: str
     nextpnr: tuple[str, ...]
     cells: str | None = None
+    afterwards: str = ""
 
 
 # Measured with Yosys 0.70 and nextpnr 0.11.1: `small` on a 25k, four seeds, takes 4640 LUTs at 105 to 118 MHz
@@ -127,6 +130,8 @@ TARGETS: dict[str, Target] = {
             yosys="synth_ice40 -device u -dsp -spram",
             nextpnr=("--up5k", "--package", "sg48"),
             cells="up5k.v",
+            # Yosys' ice40_dsp takes the registers out of an SB_MAC16 that it finds instantiated.
+            afterwards="chtype -set SB_MAC16 t:bitwright_mac16",
         ),
         Target(
             name="ice40-hx8k",
@@ -359,7 +364,8 @@ def synthesis_script(target: Target, top: str, folder: Path) -> str:
         text = (resources.files("bitwright.gen") / "cells" / target.cells).read_text()
         (folder / "cells.v").write_text(text)
         replace = "read_verilog -overwrite cells.v; "
-    return f"read_verilog design.v; {replace}{target.yosys} -top {top}"
+    afterwards = f"; {target.afterwards}" if target.afterwards else ""
+    return f"read_verilog design.v; {replace}{target.yosys} -top {top}{afterwards}"
 
 
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.
@@ -448,7 +454,7 @@ class _Flow:
         """Make the netlist; cells by type."""
         self.say(f"Yosys: synthesising for {self.target.name}")
         script = (
-            f"{synthesis_script(self.target, top, self.folder)} -json netlist.json; "
+            f"{synthesis_script(self.target, top, self.folder)}; write_json netlist.json; "
             "tee -q -o yosys.json stat -json"
         )
         run_tool("yosys", ["-p", script], self.folder, timeout=self.timeout, progress=self.say)

@@ -21,7 +21,7 @@ module bitwright_multiply #(
     if (B_BITS == 16) assign b = b_in;
     else assign b = {{(16-B_BITS){SIGNED ? b_in[B_BITS-1] : 1'b0}}, b_in};
   endgenerate
-  SB_MAC16 #(
+  bitwright_mac16 #(
     .A_REG(1'b1), .B_REG(1'b1), .C_REG(1'b0), .D_REG(1'b0),
     .TOP_8x8_MULT_REG(1'b0), .BOT_8x8_MULT_REG(1'b0),
     .PIPELINE_16x16_MULT_REG1(1'b0), .PIPELINE_16x16_MULT_REG2(1'b1),
@@ -35,4 +35,19 @@ module bitwright_multiply #(
     .OHOLDTOP(1'b0), .OHOLDBOT(1'b0), .CI(1'b0), .ACCUMCI(1'b0), .SIGNEXTIN(1'b0)
   );
   assign product = p[A_BITS+B_BITS-1:0];
+endmodule
+
+(* blackbox *)
+module bitwright_mac16 #(
+  parameter [0:0] A_REG = 0, B_REG = 0, C_REG = 0, D_REG = 0,
+  parameter [0:0] TOP_8x8_MULT_REG = 0, BOT_8x8_MULT_REG = 0,
+  parameter [0:0] PIPELINE_16x16_MULT_REG1 = 0, PIPELINE_16x16_MULT_REG2 = 0,
+  parameter [1:0] TOPOUTPUT_SELECT = 0, BOTOUTPUT_SELECT = 0,
+  parameter [0:0] A_SIGNED = 0, B_SIGNED = 0
+) (
+  input CLK, CE, AHOLD, BHOLD, CHOLD, DHOLD, IRSTTOP, IRSTBOT, ORSTTOP, ORSTBOT,
+  input OLOADTOP, OLOADBOT, ADDSUBTOP, ADDSUBBOT, OHOLDTOP, OHOLDBOT, CI, ACCUMCI, SIGNEXTIN,
+  input [15:0] A, B, C, D,
+  output [31:0] O
+);
 endmodule

@@ -20,8 +20,19 @@ A :class:`Row` is an addition of two numbers, bit by bit, with a carry in. Every
     the row's own carry in (G). So many short rows share one chain, and a carry in costs nothing.
 
 ``ice40``
-    A pair of SB_CARRY and SB_LUT4 per bit, joined by the same slots. The carry takes its operands from the
-    LUT's own pins I1 and I2, so that terms of more than one signal need a LUT in front.
+    A row has a chain of its own, of pairs of SB_CARRY and SB_LUT4, one per bit, and one more for the carry in
+    and for the carry out. A carry takes its operands from the LUT's own pins I1 and I2, so that terms of more
+    than one signal need a LUT in front. Pin I0 saves some of them::
+
+        S = I0 ^ I1 ^ I2 ^ cin                      ~(x + y), of which all bits are inverted by one signal
+        S = I0 ? I1 ^ I2 ^ cin : I1                 x + (gate ? y : 0), whatever the carries are where it is 0
+
+    With no carry in, that of the first slot is a product. A row of one bit is two LUTs, which have room for a
+    product each.
+
+    Rows do not share chains: between them a slot would put in a carry by both of its operands, and router1 of
+    nextpnr 0.11 can go on forever when a signal goes to two pins of a logic cell, pulling it from one to the
+    other. It would save 2 to 4 % of the logic cells.
 
 Source: the CCU2C and SB_CARRY cells as Yosys simulates them (`techlibs/ecp5/cells_sim.v`,
 `techlibs/ice40/cells_sim.v`).
@@ -128,7 +139,7 @@ def add_rows(
     m
         Where the logic goes, domain ``comb``.
     rows
-        What to add; neighbours share chains.
+        What to add; neighbours may share chains.
     fabric
         What the chains are made of.
     platform
@@ -144,12 +155,10 @@ def add_rows(
             x, y = (Cat(term.value for term in terms) for terms in (row.x, row.y))
             m.d.comb += row.total.eq(x + y + row.carry.value)
         return
-    chain = {"ecp5": _ccu2c_chain, "ice40": _ice40_chain}[fabric]
     if fabric == "ice40":
         for index, row in enumerate(rows):
-            if len(row.x) == 1:
-                _full_adder(m, row, f"{name}_adder_{index}")
-        rows = [row for row in rows if len(row.x) > 1]
+            _ice40_row(m, row, platform, f"{name}_{index}")
+        return
     chains: list[list[Row]] = []
     left = 0
     for row in rows:
@@ -159,7 +168,7 @@ def add_rows(
         chains[-1].append(row)
         left -= len(row.x) + 1
     for index, group in enumerate(chains):
-        chain(m, group, platform, f"{name}_{index}")
+        _ccu2c_chain(m, group, platform, f"{name}_{index}")
 
 
 @dataclass(frozen=True)
@@ -244,40 +253,6 @@ def _instantiate_ccu2c(m: Module, slots: Sequence[_Slot], name: str) -> None:
         m.submodules[f"{name}_ccu2c_{index // 2}"] = cast(Elaboratable, Instance("CCU2C", **ports))
 
 
-@dataclass(frozen=True)
-class _CarrySlot:
-    """An iCE40's slot: ``total = x ^ (y ^ cin if gate else 0) ^ flip``, ``cout`` the majority of x, y, cin.
-
-    Of ``gate`` and ``flip`` one at most is a signal, on pin I0.
-    """
-
-    x: Value
-    y: Value
-    total: Value | None
-    gate: Value | None = None
-    flip: Value | None = None
-    takes: bool = False
-    """Whether the total is without x and y: these are the carry that the slot puts in."""
-
-    @property
-    def pins(self) -> list[Value]:
-        """I0, I1, I2."""
-        pin = self.flip if self.gate is None else self.gate
-        return [Const(0, 1) if pin is None else pin, self.x, self.y]
-
-    @property
-    def init(self) -> int:
-        """Table of the total, over the pins and the carry in."""
-        init = 0
-        for address in range(16):
-            pin, x, y, carry = (address >> place & 1 for place in range(4))
-            adds = self.gate is None or pin
-            inverts = self.flip is not None and pin
-            terms = carry if self.takes else y ^ carry
-            init |= ((x & (not self.takes)) ^ (adds & terms) ^ inverts) << address
-        return init
-
-
 def _is_plain(term: Term) -> bool:
     return not term.atoms or (len(term.atoms) == 1 and term.table == 0b10)
 
@@ -286,22 +261,40 @@ def _luts_in_front(row: Row) -> int:
     return len({term for term in (*row.x, *row.y, row.carry) if not _is_plain(term)})
 
 
-def _with_pin(row: Row) -> tuple[Row, Atom | None, Atom | None]:
-    """The row with fewest LUTs in front: what is left of it behind a gate or a flip, and these."""
-    best: tuple[Row, Atom | None, Atom | None] = row, None, None
+@dataclass(frozen=True)
+class _Pinned:
+    """``x + (y + carry if gate else 0)``, or its complement if flip: one of the two at most, on pin I0."""
+
+    row: Row
+    gate: Atom | None = None
+    flip: Atom | None = None
+
+    @property
+    def init(self) -> int:
+        """Table of a bit of the sum over I0, x, y and the carry in; with x = y = 0 that is the carry out."""
+        init = 0
+        for address in range(16):
+            pin, x, y, carry = (address >> place & 1 for place in range(4))
+            adds = self.gate is None or pin
+            inverts = self.flip is not None and pin
+            init |= (x ^ (adds & (y ^ carry)) ^ inverts) << address
+        return init
+
+
+def _pinned(row: Row) -> _Pinned:
+    """The form of the row with fewest LUTs in front."""
+    candidates = [_Pinned(row)]
     for atom in dict.fromkeys(atom for term in (*row.x, *row.y) for atom in term.atoms):
         pin = Term((atom,), 0b10)
-        candidates: list[tuple[Row, Atom | None, Atom | None]] = []
-        # ~x + ~y + carry = ~(x + y + ~carry), all bits of the sum included.
-        flipped = Row([x ^ pin for x in row.x], [y ^ pin for y in row.y], row.carry ^ pin, row.total)
-        if not any(atom in term.atoms for term in (*flipped.x, *flipped.y)):
-            candidates.append((flipped, None, atom))
+        # ~x + ~y + carry = ~(x + y + ~carry), the carry out included.
+        inverted = Row([x ^ pin for x in row.x], [y ^ pin for y in row.y], row.carry ^ pin, row.total)
+        if not any(atom in term.atoms for term in (*inverted.x, *inverted.y)):
+            candidates.append(_Pinned(inverted, flip=atom))
         for x, y in ((row.x, row.y), (row.y, row.x)):
             if all(term & ~pin == ZERO for term in (*y, row.carry)):
                 gated = Row(x, [term.where(atom) for term in y], row.carry.where(atom), row.total)
-                candidates.append((gated, atom, None))
-        best = min((best, *candidates), key=lambda found: _luts_in_front(found[0]))
-    return best
+                candidates.append(_Pinned(gated, gate=atom))
+    return min(candidates, key=lambda candidate: _luts_in_front(candidate.row))
 
 
 def _full_adder(m: Module, row: Row, name: str) -> None:
@@ -314,47 +307,43 @@ def _full_adder(m: Module, row: Row, name: str) -> None:
     m.d.comb += row.total.eq(Cat((x ^ y ^ carry).value, ((x & y) | (carry & (x | y))).value))
 
 
-def _ice40_chain(m: Module, rows: Sequence[Row], platform: object, name: str) -> None:
-    slots: list[_CarrySlot] = []
-    carry_out: Value | None = None
-    first: Value = Const(0, 1)
-    pin: dict[str, Value] = {}  # of the row before
-    for number, whole in enumerate(rows):
-        row, gate, flip = _with_pin(whole)
-        if slots or row.carry != ZERO:
-            if slots:
-                x = y = _plain(m, row.carry, f"{name}_carry_{number}").value
-            elif len(row.carry.atoms) == 2 and row.carry.table == 0b1000:
-                x, y = (atom.value for atom in row.carry.atoms)  # with no carry in, it is their product
-            else:
-                # One pin where two would do: router1 of nextpnr can pull a signal from one to the other forever.
-                x, y = _plain(m, row.carry, f"{name}_carry_{number}").value, Const(0, 1)
-                first = Const(1, 1)
-            slots.append(_CarrySlot(x, y, carry_out, **pin, takes=True))
-        pin = {key: atom.value for key, atom in (("gate", gate), ("flip", flip)) if atom is not None}
-        for index, terms in enumerate(zip(row.x, row.y, strict=True)):
-            x, y = (
-                _plain(m, term, f"{name}_{operand}_{number}_{index}").value
-                for operand, term in zip("xy", terms, strict=True)
-            )
-            slots.append(_CarrySlot(x, y, row.total[index], **pin))
-        carry_out = row.total[len(row.x)] if len(row.total) > len(row.x) else None
-    if carry_out is not None:
-        slots.append(_CarrySlot(Const(0, 1), Const(0, 1), carry_out, **pin, takes=True))
-    carry_in = first
-    for index, slot in enumerate(slots):
-        _, x, y = slot.pins
-        carry_next = Signal(name=f"{name}_c{index}")
-        if isinstance(platform, Emission):
-            if slot.total is not None:
-                pins = dict(zip(("i_I0", "i_I1", "i_I2", "i_I3"), (*slot.pins, carry_in), strict=True))
-                lut = Instance("SB_LUT4", p_LUT_INIT=Const(slot.init, 16), o_O=slot.total, **pins)
+def _ice40_row(m: Module, whole: Row, platform: object, name: str) -> None:
+    """A row's full adder, or its chain: the carry in, the bits, the carry out."""
+    if len(whole.x) == 1:
+        _full_adder(m, whole, name)
+        return
+    pinned = _pinned(whole)
+    row = pinned.row
+    atom = pinned.flip if pinned.gate is None else pinned.gate
+    pin = Const(0, 1) if atom is None else atom.value
+    carry_in: Value = Const(0, 1)
+    slots: list[tuple[Value, Value, Value | None]] = []  # operands, sum
+    if not row.carry.atoms:
+        carry_in = row.carry.value
+    elif len(row.carry.atoms) == 2 and row.carry.table == 0b1000:
+        slots.append((row.carry.atoms[0].value, row.carry.atoms[1].value, None))
+    else:
+        carry_in = Const(1, 1)  # so that the carry takes one pin
+        slots.append((_plain(m, row.carry, f"{name}_carry").value, Const(0, 1), None))
+    for index, (x, y) in enumerate(zip(row.x, row.y, strict=True)):
+        operands = _plain(m, x, f"{name}_x_{index}").value, _plain(m, y, f"{name}_y_{index}").value
+        slots.append((*operands, row.total[index]))
+    if len(row.total) > len(row.x):
+        slots.append((Const(0, 1), Const(0, 1), row.total[len(row.x)]))
+    for index, (x, y, total) in enumerate(slots):
+        carry_out = Signal(name=f"{name}_c{index}")
+        if total is not None:
+            pins = [pin, x, y, carry_in]
+            if isinstance(platform, Emission):
+                ports = {f"i_I{place}": value for place, value in enumerate(pins)}
+                lut = Instance("SB_LUT4", p_LUT_INIT=Const(pinned.init, 16), o_O=total, **ports)
                 m.submodules[f"{name}_lut_{index}"] = cast(Elaboratable, lut)
-            if index < len(slots) - 1:
-                carry = Instance("SB_CARRY", i_I0=x, i_I1=y, i_CI=carry_in, o_CO=carry_next)
+            else:
+                m.d.comb += total.eq(_lut(pinned.init, pins))
+        if index < len(slots) - 1:
+            if isinstance(platform, Emission):
+                carry = Instance("SB_CARRY", i_I0=x, i_I1=y, i_CI=carry_in, o_CO=carry_out)
                 m.submodules[f"{name}_carry_{index}"] = cast(Elaboratable, carry)
-        else:
-            if slot.total is not None:
-                m.d.comb += slot.total.eq(_lut(slot.init, [*slot.pins, carry_in]))
-            m.d.comb += carry_next.eq((x & y) | (carry_in & (x | y)))
-        carry_in = carry_next
+            else:
+                m.d.comb += carry_out.eq((x & y) | (carry_in & (x | y)))
+        carry_in = carry_out

@@ -115,12 +115,14 @@ class Datapath:
         ``reset``: whether the registers are reset, as those of a strobe must be.
         """
         if self.fabric == "ice40" and len(term.atoms) > 1 and time > term.time and not reset:
-            # A logic cell has a LUT in front of its flip-flop, and one flip-flop.
-            term = self._computed.get(term) or self._compute(term)
+            # A logic cell is a LUT and one flip-flop behind it, so that delaying signals apart takes more.
+            term = self._compute(term)
         return Term(tuple(self._later(atom, time, reset) for atom in term.atoms), term.table)
 
     def _compute(self, term: Term) -> Term:
-        (self._computed[term],) = self.registered(Number((term,)), "product").bits
+        """The term as a register, the same one for all that ask for it."""
+        if term not in self._computed:
+            (self._computed[term],) = self.registered(Number((term,)), "term").bits
         return self._computed[term]
 
     def _later(self, atom: Atom, time: int, reset: bool) -> Atom:

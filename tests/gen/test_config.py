@@ -26,7 +26,7 @@ def test_a_file_gives_what_it_says(tmp_path) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("colums=4", "colums = 4: must be left out (did you mean cols?); the keys are pe, rows"),
+        ("colums=4", "colums = 4: must be left out (did you mean cols?); the keys are pe, target"),
         ("cols=0", "cols = 0: must be from 1 to 128"),
         ("cols=many", "cols = 'many': must be a whole number"),
         ("cols=1.5", "cols = 1.5: must be a whole number"),

@@ -1,7 +1,7 @@
 """Every unit as the cells of a device, in Icarus Verilog with Yosys' models, against integer arithmetic.
 
-What is simulated is what would be placed and routed. The multiplier blocks of ECP5 are left out: Yosys has no
-model of them.
+What is simulated is what Yosys makes with the flow's own commands, before the flow trims the carry chains of
+ECP5 for nextpnr. The multiplier blocks of ECP5 are left out: Yosys has no model of them.
 """
 
 import itertools
@@ -223,10 +223,6 @@ def test_netlist(name: str, fabric: str, target: str, icarus: Path, tmp_path: Pa
     assert re.search(rf"^  {carry} ", cells, re.MULTILINE)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="synth_ice40 -dsp takes the registers out of the SB_MAC16 that gen/cells/up5k.v instantiates",
-)
 def test_multiplier_blocks_of_the_up5k(icarus: Path, tmp_path: Path) -> None:
     unit = build("parallel", multiplier="dsp", lanes=3, fabric="ice40")
     cells = check(unit, "ice40-up5k", icarus, tmp_path)

@@ -341,7 +341,7 @@ def test_just_legal(changes, simulate, watch):
 @pytest.mark.parametrize(("bus_bits", "cols", "lanes", "banks"), [(64, 64, 32, 256), (32, 63, 32, 504)])
 def test_weights_of_many_banks(bus_bits, cols, lanes, banks, rng, simulate, sender, watch):
     """A weight word may be hundreds of bus words wide."""
-    c = config(bus_bits=bus_bits, cols=cols, lanes=lanes)
+    c = config(bus_bits=bus_bits, cols=cols, lanes=lanes, channel_depth=64)
     assert geometries(c)[Buffer.WEIGHTS].banks == banks
     dut = LoadUnit(c)
     i = {

@@ -11,7 +11,14 @@ CONFIGS = [
     {},
     {"rows": 16, "bus_bits": 128, "address_bits": 16},
     {"rows": 3, "cols": 4, "requantisers": 4, "lanes": 2, "activation_bits": 2, "weight_bits": 2},
-    {"cols": 128, "lanes": 128, "weight_depth": 65536, "activation_depth": 65536, "output_depth": 65536},
+    {
+        "cols": 128,
+        "lanes": 128,
+        "weight_depth": 65536,
+        "activation_depth": 65536,
+        "channel_depth": 128,
+        "output_depth": 65536,
+    },
     {"cols": 1, "lanes": 1, "bus_bits": 128, "activation_bits": 2, "weight_bits": 2},
     {"channel_depth": 1024, "output_depth": 16},
 ]
