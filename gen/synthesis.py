@@ -264,7 +264,9 @@ def check_target(name: str, config: EngineConfig | None = None) -> Target:
     device = TARGETS[name]
     if config is not None and config.target not in ("generic", device.family):
         raise ConfigError(
-            "target", config.target, f"generic or {device.family} in the configuration, to be synthesised for {name}"
+            "target",
+            config.target,
+            f"generic or {device.family} in the configuration, to be synthesised for {name}",
         )
     return device
 

@@ -297,5 +297,7 @@ def test_timing_is_judged_by_the_median() -> None:
 def test_an_engine_of_another_family_is_refused():
     config = EngineConfig(cols=4, lanes=8, target="ecp5")
     assert check_target("ecp5-25k", config).family == "ecp5"
-    with pytest.raises(ConfigError, match="generic or ice40 in the configuration, to be synthesised for ice40-hx8k"):
+    with pytest.raises(
+        ConfigError, match="generic or ice40 in the configuration, to be synthesised for ice40-hx8k"
+    ):
         check_target("ice40-hx8k", config)

@@ -9,9 +9,9 @@ from bitwright.hw.pe.contract import Beat, Precision
 from bitwright.hw.reduce.carry import FABRICS
 from bitwright.sim.tools import ToolError
 
-# Architecture, its parameters, precision, steps of each of the dot products that follow one another, and how many
-# elements of a step are free; more of them take a solver minutes. A multiplier block is not unfolded by a solver:
-# what is around it is tested.
+# Architecture, its parameters, precision, steps of each of the dot products that follow one another, and how
+# many elements of a step are free; more of them take a solver minutes. A solver does not unfold a multiplier
+# block: what is around it is tested.
 CASES = [
     ("parallel", {"lanes": 3, "multiplier": "lut"}, "a3w3", (1, 1), 2),
     ("parallel", {"lanes": 2, "multiplier": "lut"}, "au2w3", (2,), 2),
