@@ -338,7 +338,7 @@ def test_a_small_part_of_the_baseline(tmp_path: Path) -> None:
     done = bench(*part, "--precision", "a4w4", "--check", "better.json", cwd=tmp_path)
     assert done.returncode == 1
     assert f"lut was {records[0].lut // 2}, is {records[0].lut}" in done.stdout
-    assert "1 compared with better.json, 0 not in it, 1 figures are worse" in done.stdout
+    assert "2 compared with better.json, 0 not in it, 2 figures are worse" in done.stdout
     assert f"note: yosys was 0, is {records[0].versions['yosys']}" in done.stdout
 
 
