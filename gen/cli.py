@@ -1,9 +1,10 @@
 """The command line."""
 
 import json
+import re
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +14,7 @@ from zipfile import BadZipFile
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -21,7 +23,7 @@ from bitwright.hw.errors import BitwrightError
 
 # Everything that takes long to import is imported by the command that needs it.
 
-__all__ = ["app", "guarded", "main"]
+__all__ = ["app", "guarded", "main", "show_layers"]
 
 app = typer.Typer(
     name="bitwright",
@@ -50,16 +52,39 @@ class Simulator(StrEnum):
     ICARUS = "icarus"
 
 
+class Tensors(StrEnum):
+    """Which tensors a program leaves in memory."""
+
+    ALL = "all"
+    NEEDED = "needed"
+
+
 Config = Annotated[
     str, typer.Argument(metavar="CONFIG", help="TOML file, or a shipped configuration's name.")
 ]
 Network = Annotated[
-    Path, typer.Argument(metavar="NETWORK", help="Quantised network: .onnx (QDQ) or .tflite.")
+    Path,
+    typer.Argument(metavar="NETWORK", help="Quantised network: .onnx (QDQ, QLinear or QONNX) or .tflite."),
 ]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder to write into.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a configuration key; may be repeated."),
+]
+Precisions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--precision",
+        metavar="LAYER=a4w4",
+        help="Requantise a layer (name or glob) to a precision; or a TOML file of them. May be repeated.",
+    ),
+]
+TensorsOption = Annotated[
+    Tensors,
+    typer.Option(
+        "--tensors",
+        help="What is left in memory: all, to be compared, or what is needed there; the rest stays on chip.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
 Inputs = Annotated[
@@ -83,14 +108,15 @@ def working(quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet:
         yield lambda text: None
     elif not _err.is_terminal:
-        last = 0.0
+        last, shape = 0.0, ""
 
         def line(text: str) -> None:
-            # A count that goes up is worth a line now and then only.
-            nonlocal last
-            if not any(digit.isdigit() for digit in text) or time.monotonic() > last + 10:
+            # A count that goes up is worth a line now and then only; digits of a name are no count.
+            nonlocal last, shape
+            before, shape = shape, re.sub(r"(?<![\w/.-])\d+(?![\w/.-])", "#", text)
+            if shape != before or shape == text or time.monotonic() > last + 10:
                 last = time.monotonic()
-                _err.print(text, markup=False)
+                _err.print(text, markup=False, soft_wrap=True)
 
         yield line
     else:
@@ -106,6 +132,13 @@ def _print_json(value: Any) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def _write_report(stage: Path, report: dict[str, Any]) -> None:
+    from .html_report import html_report
+
+    _write_json(stage / "report.json", report)
+    (stage / "report.html").write_text(html_report(report), encoding="utf-8")
 
 
 def show_table(title: str, rows: list[tuple[str, Any]]) -> None:
@@ -152,6 +185,27 @@ def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.n
     return inputs, labels
 
 
+@contextmanager
+def _results(output: Path, engine: EngineConfig, optional: Sequence[str] = ()) -> Iterator[Path]:
+    """A folder to write into, whose files go to `output`; what is there of another engine is removed."""
+    from .output import of_another_engine, staged
+
+    old = of_another_engine(output, engine)
+    with staged(output, optional=[*optional, *old]) as stage:
+        yield stage
+        gone = [name for name in old if not (stage / name).exists()]
+    if gone:
+        _err.print(
+            f"note: removed from {output} what was of another engine: {', '.join(gone)}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _inferences(count: int) -> str:
+    return f"{count} inference{'s' if count > 1 else ''}"
+
+
 # What the commands are made of: each writes its files into `stage` and returns its result
 
 
@@ -171,15 +225,83 @@ def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> 
     return description
 
 
-def _compile(config: EngineConfig, network: Path, stage: Path, say: Callable[[str], None]) -> tuple[Any, Any]:
+def _load_network(network: Path, precisions: list[str] | None) -> tuple[Any, dict[str, Any]]:
+    """The network, requantised if asked for, and the precision of each layer that an override names."""
     from .importers import load
+
+    graph = load(network)
+    if not precisions:
+        return graph, {}
+    from .requantise import matched, parse_overrides, requantised
+
+    overrides = parse_overrides(precisions)
+    asked = matched(graph, overrides)
+    graph = requantised(graph, overrides)
+    _err.print(
+        f"warning: {network.name} is requantised after training ({', '.join(precisions)}): "
+        "its accuracy may fall",
+        markup=False,
+        soft_wrap=True,
+    )
+    return graph, asked
+
+
+def _compile(
+    config: EngineConfig,
+    network: Path,
+    stage: Path,
+    say: Callable[[str], None],
+    precisions: list[str] | None = None,
+    tensors: Tensors = Tensors.ALL,
+) -> tuple[Any, Any, dict[str, str]]:
+    """The network, the program, and what was asked for of each layer that an override names."""
+    from bitwright.sim.graph import NetworkError
+
     from .mapper import compile_graph
 
     say(f"Importing {network.name}")
-    graph = load(network)
-    program = compile_graph(graph, config, progress=lambda name: say(f"Mapping {name}"))
+    graph, asked = _load_network(network, precisions)
+    try:
+        program = compile_graph(
+            graph, config, tensors=tensors.value, progress=lambda name: say(f"Mapping {name}")
+        )
+    except NetworkError as error:
+        from .compare import holding
+
+        raise holding(error, graph, config) from None
     program.save(stage / "program.npz")
-    return graph, program
+    if asked:
+        from .requantise import unmet
+
+        for text in unmet(asked, program):
+            _err.print(f"warning: {text}", markup=False, soft_wrap=True)
+    return graph, program, {name: str(precision) for name, precision in asked.items()}
+
+
+def _overridden(program: Any, asked: dict[str, str]) -> dict[str, dict[str, str]]:
+    """The report's facts of layers that an override names: what was asked for, and what they run at."""
+    return {
+        "precision_overrides": asked,
+        "precision_effective": {plan.name: plan.precision for plan in program.layers if plan.name in asked},
+    }
+
+
+def _requantised_inputs(
+    network: Path, inputs: Path | None, limit: int | None, graph: Any
+) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+    """Inputs as the requantised graph takes them, labels, and the report's facts of the network as given."""
+    from bitwright.sim import golden
+
+    from .importers import load
+    from .report import accuracy
+    from .requantise import converted_input
+
+    given = load(network)
+    data, labels = _load_inputs(inputs, limit, given)
+    facts: dict[str, Any] = {"accuracy_as_given": None}
+    if labels is not None:
+        facts["accuracy_as_given"] = accuracy(golden.run(given, data)[given.output], labels)
+    return converted_input(given, graph, data), labels, facts
 
 
 def _simulate(
@@ -194,13 +316,15 @@ def _simulate(
     simulator: Simulator,
     latency: int,
     stall: int,
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
     from bitwright.sim.rtl import MemoryTiming
 
     from .execute import execute
     from .report import simulation_report
 
-    say(f"Compiling the simulation ({simulator.value}) and running {len(inputs)} inferences")
+    count = len(inputs)
+    say(f"Compiling the simulation ({simulator.value}) and running {_inferences(count)}")
     execution = execute(
         program,
         graph,
@@ -208,15 +332,19 @@ def _simulate(
         stage / "engine.v",
         simulator=simulator.value,
         timing=MemoryTiming(latency=latency, stall=stall),
+        # The last report comes when all are done.
         progress=lambda done, cycles: say(
-            f"Simulating inference {done + 1} of {len(inputs)}: cycle {cycles}"
+            f"Simulating inference {done + 1} of {count}: cycle {cycles}"
+            if done < count
+            else f"Simulated {_inferences(count)}"
         ),
     )
     outputs = dict(execution.outputs)
     outputs["output"] = outputs[graph.output]
     np.savez_compressed(stage / "outputs.npz", allow_pickle=False, **outputs)
     report = simulation_report(program, graph, execution, config=name, labels=labels)
-    _write_json(stage / "report.json", report)
+    report |= {"memory": {"latency": latency, "stall": stall}} | facts
+    _write_report(stage, report)
     return report
 
 
@@ -236,36 +364,101 @@ def _synth(
 # Tables
 
 
-def _show_layers(report: dict[str, Any]) -> None:
-    table = Table(title="Layers, one inference", title_justify="left")
-    for heading in ("layer", "MACs", "cycles\npredicted", "cycles\ncounted", "busy", "stalls\ncounted"):
-        table.add_column(heading, justify="left" if heading == "layer" else "right")
-    for layer in report["layers"]:
-        stalls = ", ".join(
-            f"{cause.removeprefix('wait_')} {value:.0f}" for cause, value in layer["stalls"].items() if value
-        )
-        table.add_row(
-            layer["name"],
-            f"{layer['macs']:,}",
-            f"{layer['predicted_cycles']:,}",
+def _wide(width: int) -> Console:
+    """Where wide tables go: there is no width to keep to where nobody watches, and no figure is to be cut."""
+    return _out if _out.is_terminal else Console(highlight=False, width=width)
+
+
+def _layer_table(*headings: str, title: str = "Layers, one inference") -> Table:
+    table = Table(title=title, title_justify="left")
+    for heading in ("layer", *headings):
+        table.add_column(heading, justify="left" if heading in ("layer", "precision") else "right")
+    return table
+
+
+_PLANNED = ("precision", "MACs", "cycles\npredicted")
+
+
+def _planned(layer: dict[str, Any]) -> list[str]:
+    return [layer["name"], layer["precision"], f"{layer['macs']:,}", f"{layer['predicted_cycles']:,}"]
+
+
+def _show_plan(layers: list[dict[str, Any]]) -> None:
+    table = _layer_table(*_PLANNED)
+    for layer in layers:
+        table.add_row(*map(escape, _planned(layer)))
+    _wide(120).print(table)
+
+
+def _causes(waits: dict[str, float]) -> str:
+    return (
+        ", ".join(f"{cause.removeprefix('wait_')} {cycles:,.0f}" for cause, cycles in waits.items() if cycles)
+        or "none"
+    )
+
+
+def show_layers(layers: Sequence[dict[str, Any]]) -> None:
+    """Print cycles and words of each layer, as :func:`~bitwright.gen.report.layer_facts` has them."""
+    cycles = _layer_table(
+        *_PLANNED, "cycles\ncounted", "prediction\noff by", "busy", "MAC\nutilisation", "stalls\ncounted"
+    )
+    words = _layer_table(
+        *("words\nloaded", "words\nfetched", "words\nstored", "bytes\nmoved", "MACs\nper byte"),
+        *("granules written\non chip", "load unit\nwaited for", "store unit\nwaited for"),
+        title="Words of the memory port, counted, one inference",
+    )
+    for layer in layers:
+        cycles.add_row(
+            *map(escape, _planned(layer)),
             f"{layer['cycles']:,.0f}",
+            f"{layer['prediction_error']:+.1%}",
+            f"{layer['busy']:.1%}",
             f"{layer['utilisation']:.1%}",
-            stalls or "none",
+            _causes(layer["stalls"]),
         )
-    _out.print(table)
+        intensity = layer["macs_per_byte"]
+        words.add_row(
+            escape(layer["name"]),
+            *(f"{layer[f'words_{verb}']:,.0f}" for verb in ("loaded", "fetched", "stored")),
+            f"{layer['bytes_moved']:,.0f}",
+            "" if intensity is None else f"{intensity:,.1f}",
+            f"{layer['granules_written']:,.0f}",
+            _causes(layer["load_stalls"]),
+            _causes(layer["store_stalls"]),
+        )
+    for table in (cycles, words):
+        _wide(180).print(table)
 
 
 def _simulation_rows(report: dict[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("network", report["network"]), ("configuration", report["config"])]
     if report["accuracy"] is not None:
         rows.append(("accuracy on the RTL", f"{report['accuracy']:.2%} of {report['inferences']}"))
+    if report.get("accuracy_as_given") is not None:
+        rows.append(
+            (
+                "accuracy before requantisation, golden model",
+                f"{report['accuracy_as_given']:.2%} of {report['inferences']}",
+            )
+        )
     rows += [
         ("tensors compared with the golden model", f"{report['tensors_compared']:,}"),
         ("mismatches", report["mismatches"]),
-        ("cycles per inference", f"{report['cycles_per_inference']:,.0f}"),
-        ("MAC utilisation", f"{report['utilisation']:.1%} of {report['peak_macs_per_cycle']} per cycle"),
+        (
+            "cycles per inference",
+            f"{report['cycles_per_inference']:,.0f} (predicted {report['predicted_cycles_per_inference']:,}, "
+            f"{report['prediction_error']:+.1%})",
+        ),
+        ("array busy", f"{report['busy']:.1%} of the cycles"),
+        ("MAC utilisation", f"{report['utilisation']:.1%} of {_peaks(report)}"),
     ]
     return rows
+
+
+def _peaks(report: dict[str, Any]) -> str:
+    """What the array can do in a cycle at the precisions of the layers."""
+    peaks = {layer["precision"]: layer["peak_macs_per_cycle"] for layer in report["layers"]}
+    return ", ".join(f"{peak:.4g} per cycle at {precision}" for precision, peak in peaks.items())
 
 
 def _synthesis_rows(result: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -305,10 +498,9 @@ def generate(
 ) -> None:
     """Write the engine's Verilog and a JSON manifest of its ports and registers."""
     from . import config as configs
-    from .output import staged
 
     engine = configs.load(config, overrides or ())
-    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
+    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
         description = _generate(engine, stage, say)
     if as_json:
         return _print_json(description)
@@ -316,8 +508,15 @@ def generate(
         f"Engine {config}",
         [
             ("array", f"{engine.rows} x {engine.cols} units of {engine.lanes} lanes"),
-            ("operands", f"{engine.activation} x {engine.weight}"),
-            ("MACs per cycle", engine.peak_macs_per_cycle),
+            ("unit, target", f"{engine.pe}, {engine.target}"),
+            ("precisions", ", ".join(engine.precisions)),
+            (
+                "MACs per cycle",
+                ", ".join(
+                    f"{engine.macs_per_cycle(precision):.4g} at {precision}" for precision in engine.formats
+                ),
+            ),
+            ("convolutions", _features(engine)),
             ("memory port", f"{engine.bus_bits} bits"),
         ],
     )
@@ -325,25 +524,43 @@ def generate(
     return None
 
 
+def _features(engine: EngineConfig) -> str:
+    """What an engine has beside its array; keys that ask for what it cannot have are not in force."""
+    if not engine.convolution:
+        return "none, matrix products only"
+    names = {
+        "depthwise": engine.chained,
+        "packing": engine.packs,
+        "forwarding": engine.forwards,
+        **dict.fromkeys(engine.combined, True),
+    }
+    return ", ".join(name for name, there in names.items() if there) or "plain"
+
+
 @app.command(name="compile")
 def compile_(
     config: Config,
     network: Network,
     output: Output = Path("build"),
+    precisions: Precisions = None,
+    tensors: TensorsOption = Tensors.ALL,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Write program and memory image of a network for an engine."""
     from . import config as configs
-    from .output import staged
 
     engine = configs.load(config, overrides or ())
-    with staged(output) as stage, working(as_json) as say:
-        graph, program = _compile(engine, network, stage, say)
+    with _results(output, engine) as stage, working(as_json) as say:
+        graph, program, asked = _compile(engine, network, stage, say, precisions, tensors)
+    layers = [
+        {key: getattr(plan, key) for key in ("name", "precision", "macs", "predicted_cycles", "tiling")}
+        for plan in program.layers
+    ]
     summary = {
         "network": graph.name,
         "config": config,
-        "layers": len(program.layers),
+        "layers": layers,
         "macs": program.macs,
         "instructions": len(program.instructions),
         "image_bytes": len(program.image),
@@ -351,9 +568,15 @@ def compile_(
         "predicted_cycles": program.predicted_cycles,
     }
     if as_json:
-        return _print_json(summary)
+        return _print_json(summary | (_overridden(program, asked) if asked else {}))
+    _show_plan(layers)
     show_table(
-        f"Program of {graph.name}", [(key.replace("_", " "), value) for key, value in summary.items()][1:]
+        f"Program of {graph.name}",
+        [
+            (key.replace("_", " "), value)
+            for key, value in summary.items()
+            if key not in ("network", "layers")
+        ],
     )
     _finish(output, ["program.npz"])
     return None
@@ -369,17 +592,23 @@ def simulate(
     simulator: SimulatorOption = Simulator.VERILATOR,
     latency: Latency = 20,
     stall: Stall = 0,
+    precisions: Precisions = None,
+    tensors: TensorsOption = Tensors.ALL,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network on the engine's Verilog and compare every tensor with the golden model."""
     from . import config as configs
-    from .output import staged
 
     engine = configs.load(config, overrides or ())
-    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
-        graph, program = _compile(engine, network, stage, say)
-        data, labels = _load_inputs(inputs, limit, graph)
+    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
+        graph, program, asked = _compile(engine, network, stage, say, precisions, tensors)
+        facts: dict[str, Any] = {}
+        if precisions:
+            data, labels, facts = _requantised_inputs(network, inputs, limit, graph)
+            facts = _overridden(program, asked) | facts
+        else:
+            data, labels = _load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
             config,
@@ -392,13 +621,16 @@ def simulate(
             simulator=simulator,
             latency=latency,
             stall=stall,
+            facts=facts,
         )
     if as_json:
         _print_json(report)
     else:
-        _show_layers(report)
+        show_layers(report["layers"])
         show_table("Simulation", _simulation_rows(report))
-        _finish(output, ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json"])
+        _finish(
+            output, ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "report.html"]
+        )
     if report["mismatches"]:
         raise typer.Exit(FAILED)
 
@@ -415,12 +647,11 @@ def synth(
 ) -> None:
     """Synthesise, place and route the engine; report resources and clock."""
     from . import config as configs
-    from .output import staged
     from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
     check_target(target, engine)
-    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
+    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
         _generate(engine, stage, say)
         result = _synth(stage, target, seeds, frequency, say)
     if as_json:
@@ -445,20 +676,26 @@ def run(
     stall: Stall = 0,
     seeds: Seeds = 1,
     frequency: Frequency = None,
+    precisions: Precisions = None,
+    tensors: TensorsOption = Tensors.ALL,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Do all of it, generate, compile, simulate and synthesise, and end with one report."""
     from . import config as configs
-    from .output import staged
     from .report import throughput
     from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
     check_target(target, engine)
-    with staged(output, optional=[CELLS]) as stage, working(as_json) as say:
-        graph, program = _compile(engine, network, stage, say)
-        data, labels = _load_inputs(inputs, limit, graph)
+    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
+        graph, program, asked = _compile(engine, network, stage, say, precisions, tensors)
+        facts: dict[str, Any] = {}
+        if precisions:
+            data, labels, facts = _requantised_inputs(network, inputs, limit, graph)
+            facts = _overridden(program, asked) | facts
+        else:
+            data, labels = _load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
             config,
@@ -471,14 +708,15 @@ def run(
             simulator=simulator,
             latency=latency,
             stall=stall,
+            facts=facts,
         )
         result = _synth(stage, target, seeds, frequency, say)
         report |= {"target": target, "synthesis": result, "throughput": throughput(report, result)}
-        _write_json(stage / "report.json", report)
+        _write_report(stage, report)
     if as_json:
         _print_json(report)
     else:
-        _show_layers(report)
+        show_layers(report["layers"])
         speed = report["throughput"]
         rows = _simulation_rows(report) + _synthesis_rows(result)
         if speed["gops"] is not None:
@@ -494,12 +732,215 @@ def run(
             "program.npz",
             "outputs.npz",
             "report.json",
+            "report.html",
             "synth.json",
             "synth/",
         ]
         _finish(output, names)
     if report["mismatches"] or not result["fits"]:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def compare(
+    network: Network,
+    target: Annotated[
+        str | None, typer.Option("--target", help="FPGA to synthesise for; may be left out with --no-synth.")
+    ] = None,
+    units: Annotated[str, typer.Option("--units", help="`all`, or names with commas between.")] = "all",
+    inputs: Inputs = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Inferences to run.")] = 2,
+    base: Annotated[
+        str | None, typer.Option("--base", help="Configuration that all other keys come from.")
+    ] = None,
+    lanes: Annotated[
+        list[str] | None,
+        typer.Option("--lanes", metavar="[UNIT=]N", help="Width of that unit, or of all; may be repeated."),
+    ] = None,
+    cols: Annotated[int | None, typer.Option("--cols", help="Columns of every engine, 8 by default.")] = None,
+    bit_products: Annotated[
+        int | None,
+        typer.Option(
+            "--bit-products", min=1, help="Of a column and cycle, which lanes are chosen for; 64 by default."
+        ),
+    ] = None,
+    simulator: SimulatorOption = Simulator.VERILATOR,
+    latency: Latency = 20,
+    precisions: Precisions = None,
+    seeds: Seeds = 1,
+    synthesise: Annotated[bool, typer.Option("--synth/--no-synth", help="Synthesise each engine.")] = True,
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Units under way at a time.")] = 2,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all of it there.")
+    ] = None,
+    plot_file: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw inferences per second against LUTs (.svg, .png)."),
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Run one network on every dot-product unit, synthesise each engine, and print one table."""
+    from . import compare as comparing
+    from .pe_bench import check_plot
+    from .synthesis import check_target
+
+    names = comparing.parse_units(units)
+    if target is not None:
+        check_target(target)
+    elif synthesise:
+        raise BitwrightError("--target must be given to synthesise; --no-synth does without")
+    engine, explicit = comparing.base_config(base, overrides or (), cols)
+    widths = comparing.parse_lanes(lanes or (), names)
+    comparing.check_file("--json", json_file)
+    comparing.check_file("--plot", plot_file)
+    if plot_file:
+        if not synthesise:
+            raise BitwrightError("--plot draws what was synthesised; leave out --no-synth")
+        check_plot(plot_file)
+    graph, asked = _load_network(network, precisions)
+    facts: dict[str, Any] = {}
+    if asked:
+        data, labels, facts = _requantised_inputs(network, inputs, count, graph)
+        facts["precision_overrides"] = {name: str(precision) for name, precision in asked.items()}
+    else:
+        data, labels = _load_inputs(inputs, count, graph)
+    comparing.check_lanes(graph, lanes or (), widths, engine, target=target, explicit=explicit)
+    with working(False) as say:
+        found = comparing.compare(
+            graph,
+            data,
+            labels=labels,
+            units=names,
+            base=engine,
+            target=target,
+            explicit=explicit,
+            lanes=widths,
+            bit_products=bit_products or comparing.BIT_PRODUCTS,
+            simulator=simulator.value,
+            latency=latency,
+            seeds=seeds,
+            synth=synthesise,
+            jobs=jobs,
+            progress=say,
+        )
+    if json_file:
+        _write_json(json_file, found.as_json() | facts)
+    if plot_file:
+        comparing.draw(plot_file, found)
+    _show_comparison(found)
+    if not found.good:
+        raise typer.Exit(FAILED)
+
+
+def _show_comparison(found: Any) -> None:
+    from .compare import excess
+
+    table = Table(title=f"{found.network} on {found.target or 'the simulator'}", title_justify="left")
+    placed = any(result.synthesis for result in found.results)
+    for heading in ("unit", "precisions"):
+        table.add_column(heading)
+    headings = ["lanes", "bit\nproducts", "cycles\ncounted", "tensors\nequal"]
+    if placed:
+        headings += ["LUT", "FF", "DSP", "BRAM", "Fmax\nMHz", "inferences\nper second", "per second\nand LUT"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    notes = []
+    for result in found.results:
+        cells = [
+            result.title,
+            " ".join(result.config.precisions),
+            str(result.config.lanes),
+            f"{result.bit_products:.3g}",
+            f"{result.cycles:,.0f}",
+            f"{result.tensors_equal} of {result.tensors_compared}",
+        ]
+        if result.synthesis:
+            cells += [f"{result.synthesis[key]:,}" for key in ("lut", "ff", "dsp", "bram")]
+            if not result.synthesis["fits"]:
+                notes.append((result.unit, excess(result.synthesis)))
+        if result.inferences_per_second and result.inferences_per_second_per_lut:
+            cells += [
+                f"{result.fmax_mhz:.1f}",
+                f"{result.inferences_per_second:,.0f}",
+                f"{result.inferences_per_second_per_lut:.2f}",
+            ]
+        table.add_row(*cells)
+    _wide(180).print(table)
+    notes += [
+        (refusal.unit, f"{'failed: ' if refusal.failed else 'cannot run it: '}{refusal.reason}")
+        for refusal in found.refusals
+    ]
+    for unit, text in notes:
+        _out.print(f"{unit}: {text}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def suggest(
+    network: Network,
+    target: TargetOption,
+    rate: Annotated[
+        float | None, typer.Option(help="Inferences per second that are enough; as many as fit otherwise.")
+    ] = None,
+    luts: Annotated[
+        int | None, typer.Option(help="LUTs that may be used; all of the device otherwise.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the configuration there.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Propose a configuration for a network on a device: unit, columns and lanes."""
+    from . import suggest as suggesting
+    from .compare import check_file
+    from .importers import load
+
+    check_file("--output", output)
+    graph = load(network)
+    with working(as_json) as say:
+        found = suggesting.suggest(graph, target, rate=rate, luts=luts, progress=say)
+    if found.proposals and output:
+        output.write_text(found.toml)
+    if as_json:
+        _print_json(found.as_json())
+    elif found.obstacle is None:
+        _show_suggestion(found)
+        if output:
+            _out.print(f"written to {output}", markup=False)
+    if found.obstacle is not None:
+        _err.print(found.obstacle, markup=False, soft_wrap=True)
+        if not as_json:
+            _show_refusals(found, _err)
+        raise typer.Exit(FAILED)
+
+
+def _show_suggestion(found: Any) -> None:
+    _out.print(found.toml, markup=False, soft_wrap=True)
+    table = Table(title="Estimated: the best of each unit", title_justify="left")
+    table.add_column("unit")
+    for heading in (
+        *("columns", "lanes", "requantisers", "cycles\npredicted", "LUT", "DSP", "BRAM", "clock\nMHz"),
+        "inferences\nper second",
+    ):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for proposal in found.proposals:
+        config, needs = proposal.config, proposal.estimate
+        table.add_row(
+            config.pe,
+            *map(str, (config.cols, config.lanes, config.requantisers)),
+            f"{proposal.cycles:,}",
+            f"{needs.lut:,}",
+            *map(str, (needs.dsp, needs.bram)),
+            f"{needs.fmax_mhz:.0f}",
+            f"{proposal.inferences_per_second:,.0f}",
+        )
+    _wide(120).print(table)
+    _show_refusals(found, _out)
+
+
+def _show_refusals(found: Any, console: Console) -> None:
+    """Why units are left out."""
+    for unit, reason in found.refusals.items():
+        console.print(f"{unit}: {reason}", markup=False, soft_wrap=True)
 
 
 @app.command(name="config")
@@ -531,9 +972,9 @@ def config_(
     if as_json:
         return _print_json({name: asdict(engine) for name, engine in engines.items()})
     show_table(
-        "Shipped configurations: rows x cols x lanes, activations x weights",
+        "Shipped configurations: rows x cols x lanes, precisions",
         [
-            (name, f"{engine.rows} x {engine.cols} x {engine.lanes}, {engine.activation} x {engine.weight}")
+            (name, f"{engine.rows} x {engine.cols} x {engine.lanes}, {', '.join(engine.precisions)}")
             for name, engine in engines.items()
         ],
     )

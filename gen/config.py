@@ -40,7 +40,8 @@ def toml(config: EngineConfig) -> str:
     described = schema()["properties"]
     lines = []
     for key, value in asdict(config).items():
-        lines += [f"# {described[key]['description']}", f"{key} = {json.dumps(value)}", ""]
+        text = described[key]["description"].split("\n")
+        lines += [*(f"# {line.strip()}".rstrip() for line in text), f"{key} = {json.dumps(value)}", ""]
     return "\n".join(lines)
 
 
@@ -109,7 +110,8 @@ def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> Bitwr
     errors = error.errors(include_url=False)
     unknown = ("unexpected_keyword_argument", "extra_forbidden")
     first = next((found for found in errors if found["type"] in unknown), errors[0])
-    key = ".".join(str(part) for part in first["loc"])
+    # What follows the key is the place of an element in it.
+    key = ".".join(map(str, first["loc"][:1]))
     known = schema()["properties"]
     match first["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
@@ -120,10 +122,31 @@ def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> Bitwr
         case "missing" | "missing_argument":
             missing = [str(found["loc"][-1]) for found in errors if found["type"] == first["type"]]
             return BitwrightError(f"{name}: {' and '.join(missing)} must be given")
-        case "literal_error":
-            choices = known[key].get("enum") or [known[key].get("const")]
-            allowed = "one of " + ", ".join(json.dumps(choice) for choice in choices)
-            return ConfigError(f"{name}: {key}", first["input"], allowed)
-        case "int_type":
-            return ConfigError(f"{name}: {key}", first["input"], "a whole number")
-    return ConfigError(f"{name}: {key}", first["input"], first["msg"])
+    properties = known.get(key, {})
+    value = values.get(key) if len(first["loc"]) > 1 else first["input"]
+    return ConfigError(f"{name}: {key}", value, _allowed(properties, value) or first["msg"])
+
+
+def _allowed(properties: dict[str, Any], value: Any) -> str | None:
+    """What a key's value must be, by its part of the schema; None where that does not say it."""
+    if properties.get("type") == "array":
+        return _allowed_list(properties, value)
+    if choices := properties.get("enum") or ([properties["const"]] if "const" in properties else []):
+        return "one of " + ", ".join(map(json.dumps, choices))
+    return {"integer": "a whole number", "string": "a text", "boolean": "true or false"}.get(
+        str(properties.get("type"))
+    )
+
+
+def _allowed_list(properties: dict[str, Any], value: Any) -> str:
+    choices = properties.get("items", {}).get("enum", [])
+    if isinstance(value, list):
+        if choices:
+            return "some of " + ", ".join(map(str, choices))
+        return f"a list of texts, such as {json.dumps(properties.get('default'))}"
+    # On a command line quotes and brackets get lost: show what was meant, if that can be seen.
+    words = value.strip("[] ").replace(",", " ").split() if isinstance(value, str) else []
+    meant = [word.strip("\"'") for word in words]
+    if not meant or (choices and set(meant) - set(choices)):
+        meant = properties.get("default", [])
+    return f"a list, such as {json.dumps(meant)}" + (f", of {', '.join(choices)}" if choices else "")

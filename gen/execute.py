@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from bitwright.hw.errors import BitwrightError
 from bitwright.hw.sched.registers import COUNTER_BASE, COUNTERS, REGISTERS, Fault
 from bitwright.sim import golden
-from bitwright.sim.graph import Dequantize, Graph, Quantize
+from bitwright.sim.graph import Graph, Quantize
 from bitwright.sim.rtl import MemoryTiming, Run, Simulation
 
 from .mapper import SNAPSHOT_BYTES
@@ -120,7 +120,7 @@ def execute(
     expected = golden.run(graph, inputs)
     source = next((node.output for node in graph.nodes if isinstance(node, Quantize)), graph.input)
     codes = expected[source]
-    computed = [name for name in program.placements if name != source]
+    computed = [name for name, place in program.placements.items() if name != source and place.stored]
     reads = [(program.placements[name].address, program.placements[name].size) for name in computed]
     reads += [(layer.snapshot, SNAPSHOT_BYTES) for layer in program.layers]
     registers = (
@@ -170,9 +170,8 @@ def execute(
         if wrong:
             mismatches[name] = wrong
     # The host's part of the graph, on what the engine gave.
-    for node in graph.nodes:
-        if isinstance(node, Dequantize):
-            outputs[node.output] = golden.dequantise(outputs[node.input], graph.tensors[node.input])
+    for node in graph.tail:
+        outputs[node.output] = golden.compute(graph, node, outputs)
     if graph.input not in outputs and graph.input in expected:
         outputs = {graph.input: expected[graph.input], **outputs}
 

@@ -1,8 +1,8 @@
 """Maps an integer graph onto an engine: places tensors, cuts layers into tiles, schedules, gives tokens.
 
-A layer is a matrix product of R rows, K terms and N columns. It is cut into tiles of so many groups of rows,
-groups of columns and steps; one COMPUTE instruction is one tile. Which cut is best depends on what has to
-be moved when, so several are scheduled and the cycle model picks the quickest.
+A layer is a convolution (:mod:`.lowering`), cut into tiles of output pixels, groups of columns and parts of
+its terms (:mod:`.layer`); one COMPUTE instruction is one tile. Which cut is best depends on what has to be
+moved when, so several are scheduled and the cycle model picks the quickest.
 
 Scheduling keeps every scratchpad as a ring: a tile that is needed and not there is loaded behind the one
 loaded last, over what is oldest. Loads are placed ahead of the COMPUTE that needs them, as far as the ring
@@ -10,24 +10,46 @@ allows without overwriting what an earlier one still needs. Which instruction mu
 from who read and wrote what, and from that the tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from math import gcd, prod
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import inf, prod
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bitwright.hw.config import CHANNEL_BITS, EngineConfig
-from bitwright.hw.formats import Int
-from bitwright.hw.memory.scratchpad import Geometry, geometries
-from bitwright.hw.pe.contract import Order
-from bitwright.hw.quant.requantise import encode_channel
-from bitwright.hw.sched.isa import Buffer, Instruction, Opcode, Unit
+from bitwright.hw.config import EngineConfig
+from bitwright.hw.memory.scratchpad import geometries
+from bitwright.hw.pe.contract import Precision
+from bitwright.hw.sched.isa import Buffer, Opcode
 from bitwright.hw.sched.registers import COUNTERS
+from bitwright.hw.sched.widths import narrow_layout
+from bitwright.hw.storage import Storage
 from bitwright.sim.cycles import simulate
-from bitwright.sim.graph import Dequantize, FullyConnected, Graph, NetworkError, Quantize, Reshape, TensorInfo
+from bitwright.sim.graph import (
+    AveragePool,
+    Binary,
+    Concatenate,
+    Convolution,
+    Dequantize,
+    FullyConnected,
+    Graph,
+    Lookup,
+    MaxPool,
+    NetworkError,
+    Pad,
+    Quantize,
+    Reshape,
+    Transpose,
+    on_host,
+)
 
+from .fusion import alone, fusible, overlaps
+from .layer import Cut, Layer, Part, Tile, packs
+from .lowering import Operation, lower
+from .places import View, views
+from .precision import affine_of, choose_precisions, mode_of, parts
 from .program import LayerPlan, Placement, Program
+from .residence import plan_residence
+from .scheduling import Image, Kept, Region, Ring, Schedule, ceil_div, ranges
 
 __all__ = ["SNAPSHOT_BYTES", "compile_graph"]
 
@@ -35,377 +57,35 @@ SNAPSHOT_BYTES = 4 * len(COUNTERS)
 
 _LOOKAHEAD = 8  # COMPUTE instructions that loads are placed ahead of
 _CANDIDATES = 8  # cuts that are scheduled
+_SCHEDULED_TILES = 400  # tiles of a cut that are scheduled to see how quick it is
 
-
-def _ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
-
-
-# Instructions and what they wait for
-
-
-@dataclass
-class _Pending:
-    opcode: Opcode
-    fields: dict[str, int]
-    after: set[int] = field(default_factory=set)
-
-
-class _Schedule:
-    """Instructions in program order, with what each has to wait for."""
-
-    def __init__(self) -> None:
-        self.pending: list[_Pending] = []
-
-    def add(self, opcode: Opcode, after: set[int], **fields: int) -> int:
-        """Append an instruction; returns its number."""
-        self.pending.append(_Pending(opcode, fields, set(after)))
-        return len(self.pending) - 1
-
-    def finish(self, config: EngineConfig) -> list[Instruction]:
-        """Give and take tokens.
-
-        The instructions of a unit end in order. So an instruction waits only for the last one that it
-        depends on in each other unit, and not at all if an earlier one of its unit waited for that.
-        """
-        wait = [0] * len(self.pending)
-        post = [0] * len(self.pending)
-        seen: dict[tuple[Unit, Unit], int] = {}
-        # Beside the tokens that a full queue waits for, so many may be under way. So who depends on something
-        # further back waits for something later instead, which is over no earlier.
-        reach = config.token_limit - config.queue_depth - 2
-        givers: dict[Unit, list[int]] = {unit: [] for unit in Unit}
-        for number, pending in enumerate(self.pending):
-            taker = pending.opcode.unit
-            givers[taker].append(number)
-            last: dict[Unit, int] = {}
-            for other in pending.after:
-                giver = self.pending[other].opcode.unit
-                if giver is not taker:
-                    last[giver] = max(last.get(giver, -1), other)
-            for giver, other in last.items():
-                if len(givers[giver]) > reach:
-                    other = max(other, givers[giver][-reach])
-                if other > seen.get((giver, taker), -1):
-                    seen[giver, taker] = other
-                    wait[number] |= 1 << giver
-                    post[other] |= 1 << taker
-        return [
-            Instruction(
-                pending.opcode,
-                {
-                    name: value
-                    for name, value in {**pending.fields, "wait": wait[number], "post": post[number]}.items()
-                    if value
-                },
-            )
-            for number, pending in enumerate(self.pending)
-        ]
-
-
-@dataclass
-class _Region:
-    key: object
-    start: int
-    end: int
-    writers: set[int] = field(default_factory=set)
-    readers: set[int] = field(default_factory=set)
-
-    def overlaps(self, other: "_Region") -> bool:
-        return self.start < other.end and other.start < self.end
-
-
-class _Ring:
-    """Allocation in a scratchpad, oldest first out."""
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.position = 0
-        self.regions: dict[object, _Region] = {}
-
-    def find(self, key: object) -> _Region | None:
-        """The region of that key, if it is still there."""
-        return self.regions.get(key)
-
-    def allocate(self, key: object, size: int, pinned: set[object]) -> tuple[_Region, set[int]] | None:
-        """A region, and the instructions that must be over before it is written; None if pinned ones are in
-        the way.
-        """
-        start = self.position if self.position + size <= self.capacity else 0
-        region = _Region(key, start, start + size)
-        over = [old for old in self.regions.values() if old.overlaps(region)]
-        if any(old.key in pinned for old in over):
-            return None
-        after: set[int] = set()
-        for old in over:
-            after |= old.readers | old.writers
-            del self.regions[old.key]
-        self.regions[key] = region
-        self.position = region.end
-        return region, after
-
-
-# Memory
-
-
-class _Image:
-    """The window's contents: blocks one behind the other."""
-
-    def __init__(self, config: EngineConfig):
-        self.align = min(config.burst_beats, 64) * config.bus_bytes
-        self.limit = 1 << config.address_bits
-        self.size = 0
-        self.blocks: list[tuple[int, bytes]] = []
-
-    def reserve(self, size: int) -> int:
-        address = self.size
-        self.size = _ceil_div(address + size, self.align) * self.align
-        if self.size > self.limit:
-            raise NetworkError(
-                "network",
-                f"needs more than the {self.limit} bytes that the engine can address",
-                "raise address_bits, at most 32",
-            )
-        return address
-
-    def put(self, data: bytes) -> int:
-        address = self.reserve(len(data))
-        self.blocks.append((address, data))
-        return address
-
-    def contents(self) -> bytes:
-        end = max((address + len(data) for address, data in self.blocks), default=0)
-        image = bytearray(end)
-        for address, data in self.blocks:
-            image[address : address + len(data)] = data
-        return bytes(image)
-
-
-# Layers
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Cut:
-    """How a layer is cut: groups of rows, groups of columns and steps of a tile, and which loop is outer."""
-
-    row_groups: int
-    col_groups: int
-    steps: int
-    columns_outer: bool
-    store_rows: bool  # one STORE for all columns of a tile's rows
-
-    def __str__(self) -> str:
-        order = "columns, rows" if self.columns_outer else "rows, columns"
-        return f"{self.row_groups} row groups x {self.col_groups} column groups x {self.steps} steps; {order}"
-
-
-class _Layer:
-    """A matrix product on an engine: sizes in the engine's units, and its parameters packed."""
-
-    def __init__(
-        self,
-        config: EngineConfig,
-        node: FullyConnected,
-        source: Placement,
-        result: Placement,
-        zero_points: tuple[int, int],
-    ):
-        self.zero_points = zero_points  # of source and result
-        self.config = config
-        self.node = node
-        self.source = source
-        self.result = result
-        self.geometry = geometries(config)
-        self.rows = source.rows
-        self.steps = _ceil_div(node.reduction, config.elements)
-        self.row_groups = _ceil_div(self.rows, config.rows)
-        self.col_groups = _ceil_div(node.channels, config.group_channels)
-        self.macs = node.macs(self.rows)
-        self.result_words = result.stride // config.bus_bytes
-
-    # Sizes
-
-    def activation_rows(self, steps: int) -> int:
-        """Scratchpad rows that so many steps of one matrix row take."""
-        return _ceil_div(steps, self.geometry[Buffer.ACTIVATIONS].ratio)
-
-    def weight_rows(self, groups: int, steps: int) -> int:
-        """Scratchpad rows of a tile of weights."""
-        return _ceil_div(groups * self.weight_words(steps), self.geometry[Buffer.WEIGHTS].ratio)
-
-    def weight_words(self, steps: int) -> int:
-        """Weight words of so many steps of a group of columns: one for each beat."""
-        return steps * len(self.config.beats)
-
-    def output_words(self, groups: int) -> int:
-        """Bus words of one row of so many groups of columns."""
-        return _ceil_div(groups * self.config.granules_per_group, self.config.granules_per_word)
-
-    # Contents
-
-    def weight_bytes(self, groups: range, steps: range) -> bytes:
-        """Weights as the scratchpad holds them: of each group the beats in their order, one word for each."""
-        config = self.config
-        unit, precision = config.unit, config.precision
-        channels = slice(groups.start * config.group_channels, groups.stop * config.group_channels)
-        terms = slice(steps.start * config.elements, steps.stop * config.elements)
-        part = self.node.weights[channels, terms]
-        # What is not there is zero; where the format has none, the layer's terms fill whole steps.
-        nothing = 0 if config.weight.contains(np.zeros(1, np.int64)) else config.weight.min
-        shape = (len(groups) * config.group_channels, len(steps) * config.elements)
-        padded = np.full(shape, nothing, np.int64)
-        padded[: part.shape[0], : part.shape[1]] = part
-        # A unit computes `outputs` channels, which are a group of columns apart.
-        values = padded.reshape(len(groups), unit.outputs, config.cols, len(steps), config.elements)
-        words = unit.weight_bits(values, precision)  # group, output, column, step, word, bit
-        beats = np.stack([words[:, beat.output, :, :, beat.weight] for beat in config.beats], axis=1)
-        # group, beat, column, step, bit
-        if unit.order is Order.BEATS_OUTSIDE:
-            ordered = beats.transpose(0, 1, 3, 2, 4)
-        else:
-            ordered = beats.transpose(0, 3, 1, 2, 4)
-        return _pack_words(ordered.reshape(-1, config.weight_word_bits), self.geometry[Buffer.WEIGHTS])
-
-    def channel_bytes(self, groups: range) -> bytes:
-        """Quantisation parameters as the scratchpad holds them."""
-        node, config = self.node, self.config
-        # sum((q - z) * w) + b = sum((q - offset) * w) + (b - (z - offset) * sum(w))
-        zero_point = self.zero_points[0] - self.source.offset
-        bias = node.bias - zero_point * node.weights.sum(axis=1)
-        # Only the sum of accumulator and bias has to fit 32 bits; the bias alone may wrap.
-        bias = Int(32).decode(bias)
-        words = []
-        size = self.geometry[Buffer.CHANNELS].banks * config.bus_bytes
-        for first in range(
-            groups.start * config.group_channels, groups.stop * config.group_channels, config.requantisers
-        ):
-            word = 0
-            for position in range(config.requantisers):
-                channel = first + position
-                if channel < node.channels:
-                    word |= (
-                        encode_channel(
-                            bias=int(bias[channel]),
-                            multiplier=int(node.multiplier[channel]),
-                            shift=int(node.shift[channel]),
-                            rounding=node.rounding,
-                            zero_point=self.zero_points[1] - self.result.offset,
-                            low=node.low - self.result.offset,
-                            high=node.high - self.result.offset,
-                        )
-                        << position * CHANNEL_BITS
-                    )
-            words.append(word.to_bytes(size, "little"))
-        return b"".join(words)
-
-    # Cuts
-
-    def cuts(self) -> Iterator[_Cut]:
-        """Every cut worth a look that fits the scratchpads."""
-        config = self.config
-        activations = self.geometry[Buffer.ACTIVATIONS]
-        weights = self.geometry[Buffer.WEIGHTS]
-        channels = self.geometry[Buffer.CHANNELS]
-        if (
-            self.activation_rows(self.steps) > activations.rows
-            or self.weight_rows(1, self.steps) > weights.rows
-        ):
-            # Not even one group of rows and columns fits: accumulate over several tiles.
-            if not config.unit.resumes(config.precision):
-                raise NetworkError(
-                    f"node '{self.node.name}'",
-                    f"a dot product of {self.node.reduction} terms does not fit the scratchpads, and "
-                    f"{config.pe} cannot compute it in parts",
-                    "raise activation_depth or weight_depth",
-                )
-            unit = activations.ratio * weights.ratio // gcd(activations.ratio, weights.ratio)
-            room = weights.rows * weights.ratio // len(config.beats)
-            half = min(activations.rows * activations.ratio, room) // 2
-            step_choices = [max(unit, half // unit * unit)]
-            row_choices = col_choices = [1]
-        else:
-            step_choices = [self.steps]
-            row_choices = _sizes(self.row_groups, activations.rows // self.activation_rows(self.steps))
-            col_limit = weights.rows * weights.ratio // self.weight_words(self.steps)
-            per_group = config.granules_per_group
-            col_choices = _sizes(self.col_groups, min(col_limit, channels.rows // per_group))
-        for steps in step_choices:
-            for rows in row_choices:
-                for cols in col_choices:
-                    whole_rows = rows * config.rows * self.result_words
-                    part = rows * config.rows * self.output_words(cols)
-                    tiles = _ceil_div(self.row_groups, rows)
-                    aligned = cols * config.granules_per_group % config.granules_per_word == 0
-                    for columns_outer in (False, True):
-                        if columns_outer and (rows >= self.row_groups or cols >= self.col_groups):
-                            continue
-                        if not columns_outer and whole_rows * min(tiles, 2) <= config.output_depth:
-                            yield _Cut(
-                                row_groups=rows,
-                                col_groups=cols,
-                                steps=steps,
-                                columns_outer=False,
-                                store_rows=True,
-                            )
-                        elif part * 2 <= config.output_depth and (aligned or cols >= self.col_groups):
-                            yield _Cut(
-                                row_groups=rows,
-                                col_groups=cols,
-                                steps=steps,
-                                columns_outer=columns_outer,
-                                store_rows=False,
-                            )
-
-    def estimate(self, cut: _Cut) -> float:
-        """Cycles, roughly: to choose which cuts to schedule."""
-        row_tiles = _ceil_div(self.row_groups, cut.row_groups)
-        col_tiles = _ceil_div(self.col_groups, cut.col_groups)
-        step_tiles = _ceil_div(self.steps, cut.steps)
-        drain = self.config.drain_cycles * self.config.unit.outputs
-        compute = self.row_groups * self.col_groups * max(self.weight_words(self.steps), drain)
-        weights = self.geometry[Buffer.WEIGHTS]
-        activations = self.geometry[Buffer.ACTIVATIONS]
-        weight_beats = self.weight_rows(self.col_groups, self.steps) * weights.banks
-        activation_beats = self.rows * self.activation_rows(self.steps) * activations.banks
-        if cut.columns_outer or step_tiles > 1:
-            activation_beats *= col_tiles
-        elif self.weight_rows(self.col_groups, self.steps) > weights.rows:
-            weight_beats *= row_tiles
-        first = activation_beats / row_tiles + weight_beats / col_tiles
-        tiles = row_tiles * col_tiles * step_tiles
-        last = compute / tiles
-        return max(compute + first, activation_beats + weight_beats + last) + 12 * tiles
-
-
-def _sizes(count: int, limit: int) -> list[int]:
-    """Powers of two up to both, and the whole if it fits."""
-    limit = min(count, limit)
-    sizes = {1 << power for power in range(limit.bit_length()) if 1 << power <= limit}
-    return sorted(sizes | ({count} if count <= limit else {limit}))
-
-
-def _pack_words(words: NDArray[np.uint8], geometry: Geometry) -> bytes:
-    """Words, as bits, as they lie in a scratchpad's rows, whole rows."""
-    per_row = geometry.banks * geometry.write_bits
-    flat = words.reshape(1, -1) if geometry.ratio > 1 else words
-    padding = -flat.shape[1] % per_row
-    return np.packbits(np.pad(flat, ((0, 0), (0, padding))), axis=-1, bitorder="little").tobytes()
+Load = Callable[[Region, set[int]], set[int]]
+Need = tuple[object, int, Load]
+"""What a tile needs of a scratchpad: key, scratchpad rows, and how to load it."""
 
 
 class _Mapper:
     """Schedules layer after layer."""
 
-    def __init__(self, config: EngineConfig, image: _Image):
+    def __init__(self, config: EngineConfig, image: Image):
         self.config = config
         self.image = image
-        self.schedule = _Schedule()
-        self.rings = {buffer: _Ring(geometry.rows) for buffer, geometry in geometries(config).items()}
-        self.output = _Ring(config.output_depth)
-        self.stores: dict[str, list[tuple[int, int, int]]] = {}  # tensor: first row, end, STORE
+        self.schedule = Schedule()
+        self.rings = {buffer: Ring(geometry.rows) for buffer, geometry in geometries(config).items()}
+        self.output = Ring(config.output_depth)
+        self.in_force: dict[Opcode, dict[str, int]] = {}  # what the last GEOMETRY and WINDOW have set
+        self.weights: dict[bytes, int] = {}  # where in memory, by their digest
+        # Of the places that have been stored, by address: first byte, end, STORE
+        self.stores: dict[int, list[tuple[int, int, int]]] = {}
+        self.widths = {
+            opcode: {str(name): field.width for name, field in narrow_layout(config, opcode)}
+            for opcode in (Opcode.COMPUTE, Opcode.GEOMETRY, Opcode.WINDOW)
+        }
 
     def block(self, address: int, words: int) -> dict[str, int]:
         """Fields of a contiguous block."""
-        row = min(words, 1 << 15)
+        banks = geometries(self.config)[Buffer.ACTIVATIONS].banks
+        row = min(words, (1 << 15) // banks * banks)
         return {"memory": address // self.config.bus_bytes, "beats": words, "row_beats": row, "stride": row}
 
     def snapshot(self) -> int:
@@ -416,120 +96,200 @@ class _Mapper:
         )
         return address
 
-    def layer(self, layer: _Layer, cut: _Cut) -> None:
-        """Schedule one layer."""
-        config, schedule = self.config, self.schedule
-        identity = layer.node.name
-        row_tiles = _tiles(layer.row_groups, cut.row_groups)
-        col_tiles = _tiles(layer.col_groups, cut.col_groups)
-        step_tiles = _tiles(layer.steps, cut.steps)
+    def layer(self, layer: Layer, cut: Cut, most_tiles: int | None = None) -> None:
+        """Schedule one layer; or no more than so many tiles of it, to see how long they take."""
+        self._keep(layer)
+        identity = layer.operation.name
+        tiles = layer.tiles(cut)
+        columns = ranges(layer.col_groups, cut.col_groups)
         channels = layer.geometry[Buffer.CHANNELS]
-        all_channels = layer.col_groups * config.granules_per_group * 2 <= channels.rows
-        weight_addresses: dict[object, int] = {}
+        all_channels = layer.col_groups * layer.channel_words * 2 <= channels.rows
+        contents: dict[object, tuple[bytes, bytes]] = {}
         channel_addresses: dict[object, int] = {}
 
-        # What a tile needs: key, scratchpad rows, and how to load it
-        def activations(rows: range, steps: range) -> tuple[object, int, Callable[[_Region, set[int]], int]]:
-            geometry = layer.geometry[Buffer.ACTIVATIONS]
-            per_row = layer.activation_rows(len(steps))
-            first = rows.start * config.rows
-            count = min(len(rows) * config.rows, layer.rows - first)
+        def weights(groups: range, part: Part) -> Need:
+            place = (groups, part)
+            if place not in contents:
+                data = layer.weight_bytes(groups, part, cut.down)
+                # The same weights again, as those that leave channels as they are, are loaded once.
+                contents[place] = hashlib.sha256(data).digest(), data
+            digest, data = contents[place]
+            size = layer.weight_rows(len(groups), part)
 
-            def load(region: _Region, after: set[int]) -> int:
-                source = layer.source
-                words = per_row * geometry.banks
-                address = source.address + first * source.stride
-                address += steps.start // geometry.ratio * geometry.banks * config.bus_bytes
-                after = after | {
-                    store
-                    for begin, end, store in self.stores.get(source.name, ())
-                    if begin < first + count and first < end
-                }
-                block = self.block(address, count * words)
-                if count > 1 and words * config.bus_bytes != source.stride:
-                    block |= {"row_beats": words, "stride": source.stride // config.bus_bytes}
-                return schedule.add(
-                    Opcode.LOAD,
-                    after,
-                    buffer=Buffer.ACTIVATIONS,
-                    scratch=region.start,
-                    scratch_row=per_row,
-                    **block,
-                )
-
-            return (identity, rows, steps), len(rows) * per_row, load
-
-        def weights(groups: range, steps: range) -> tuple[object, int, Callable[[_Region, set[int]], int]]:
-            key = (identity, groups, steps)
-            size = layer.weight_rows(len(groups), len(steps))
-
-            def load(region: _Region, after: set[int]) -> int:
-                if key not in weight_addresses:
-                    weight_addresses[key] = self.image.put(layer.weight_bytes(groups, steps))
+            def load(region: Region, after: set[int]) -> set[int]:
+                if digest not in self.weights:
+                    self.weights[digest] = self.image.put(data)
                 words = size * layer.geometry[Buffer.WEIGHTS].banks
-                return schedule.add(
-                    Opcode.LOAD,
-                    after,
-                    buffer=Buffer.WEIGHTS,
-                    scratch=region.start,
-                    **self.block(weight_addresses[key], words),
-                )
+                return self._load(Buffer.WEIGHTS, region, after, self.weights[digest], words)
 
-            return key, size, load
+            return digest, size, load
 
-        def parameters(groups: range) -> tuple[object, int, Callable[[_Region, set[int]], int]]:
+        def parameters(groups: range) -> Need:
             if all_channels:
                 groups = range(layer.col_groups)
             key = (identity, groups)
-            size = len(groups) * config.granules_per_group
+            size = len(groups) * layer.channel_words
 
-            def load(region: _Region, after: set[int]) -> int:
+            def load(region: Region, after: set[int]) -> set[int]:
                 if key not in channel_addresses:
                     channel_addresses[key] = self.image.put(layer.channel_bytes(groups))
-                return schedule.add(
-                    Opcode.LOAD,
-                    after,
-                    buffer=Buffer.CHANNELS,
-                    scratch=region.start,
-                    **self.block(channel_addresses[key], size * channels.banks),
+                return self._load(
+                    Buffer.CHANNELS, region, after, channel_addresses[key], size * channels.banks
                 )
 
             return key, size, load
 
+        def tables() -> Need:
+            def load(region: Region, after: set[int]) -> set[int]:
+                data = layer.table_bytes()
+                words = len(data) // self.config.bus_bytes
+                return self._load(Buffer.TABLES, region, after, self.image.put(data), words)
+
+            return identity, layer.geometry[Buffer.TABLES].rows, load
+
         if cut.columns_outer:
-            order = [(rows, cols) for cols in col_tiles for rows in row_tiles]
+            order = [(tile, cols) for cols in columns for tile in tiles]
         else:
-            order = [(rows, cols) for rows in row_tiles for cols in col_tiles]
-        tiles = [(rows, cols, steps) for rows, cols in order for steps in step_tiles]
+            order = [(tile, cols) for tile in tiles for cols in columns]
+        work = [(tile, cols, part) for tile, cols in order for part in layer.divisions[cut.parts]]
+        if most_tiles is not None:
+            work = work[:most_tiles]
         needs = [
             {
-                Buffer.ACTIVATIONS: activations(rows, steps),
-                Buffer.CHANNELS: parameters(cols),
-                Buffer.WEIGHTS: weights(cols, steps),
+                **({Buffer.ACTIVATIONS: self._activations(layer, tile, part)} if layer.loaded else {}),
+                **({Buffer.CHANNELS: parameters(cols)} if layer.channel_words else {}),
+                **({Buffer.TABLES: tables()} if layer.operation.tables is not None else {}),
+                Buffer.WEIGHTS: weights(cols, part),
             }
-            for rows, cols, steps in tiles
+            for tile, cols, part in work
         ]
         # Activations that another layer makes are there last; ask for everything else before.
-        late = layer.source.name in self.stores
-        for number, (rows, cols, steps) in enumerate(tiles):
-            window = range(number, min(number + _LOOKAHEAD, len(tiles)))
+        late = any(source.address in self.stores for source in layer.loaded)
+        others = (Buffer.CHANNELS, Buffer.TABLES, Buffer.WEIGHTS)
+        for number, (tile, cols, part) in enumerate(work):
+            window = range(number, min(number + _LOOKAHEAD, len(work)))
             if number == 0 and late:
-                self._prefetch(needs, window, (Buffer.CHANNELS, Buffer.WEIGHTS))
-            self._prefetch(needs, window, (Buffer.ACTIVATIONS, Buffer.CHANNELS, Buffer.WEIGHTS))
-            self._compute(layer, cut, needs[number], rows, cols, steps)
+                self._prefetch(needs, window, others)
+            self._prefetch(needs, window, (Buffer.ACTIVATIONS, *others))
+            self._compute(layer, cut, needs[number], tile, cols, part)
+
+    def _load(self, buffer: Buffer, region: Region, after: set[int], address: int, words: int) -> set[int]:
+        """Load a contiguous block."""
+        return {
+            self.schedule.add(
+                Opcode.LOAD, after, buffer=buffer, scratch=region.start, **self.block(address, words)
+            )
+        }
+
+    def _activations(self, layer: Layer, tile: Tile, part: Part) -> Need:
+        """The part of what is loaded, or of both sources one behind the other, that a tile sees."""
+        rows, compact = layer.pixel_rows(part.blocks)
+        lines, pixels = layer.region(tile)
+        places = tuple(source.address for source in layer.loaded)
+        key = (places, lines, pixels, rows, part.blocks if compact else None)
+        size = len(lines) * len(pixels) * rows
+
+        def load(region: Region, after: set[int]) -> set[int]:
+            loads = set()
+            for number, source in enumerate(layer.loaded):
+                loads |= self._load_map(
+                    source,
+                    layer,
+                    region.start + number * size,
+                    after,
+                    lines,
+                    pixels,
+                    part if compact else None,
+                )
+            return loads
+
+        return key, size * len(places), load
+
+    def _load_map(
+        self,
+        source: Placement,
+        layer: Layer,
+        scratch: int,
+        after: set[int],
+        lines: range,
+        pixels: range,
+        part: Part | None,
+    ) -> set[int]:
+        """Load some lines and pixels of a source; of each pixel some blocks, or all that lies there."""
+        banks = layer.geometry[Buffer.ACTIVATIONS].banks
+        stride = source.stride // self.config.bus_bytes
+        words = stride
+        offset = 0
+        if part is not None:
+            words = layer.pixel_rows(part.blocks)[0] * banks
+            bits = layer.schedule.activation_words * self.config.activation_word_bits
+            offset = part.blocks.start * bits // 8
+        # Whole lines follow each other.
+        runs = [range(line, line + 1) for line in lines] if len(pixels) < layer.map_width else [lines]
+        if words == stride and len(runs) > 1:
+            runs = [lines]
+        loads = set()
+        for run in runs:
+            first = run.start * layer.map_width + pixels.start
+            end = (run.stop - 1) * layer.map_width + pixels.stop
+            count = len(run) * len(pixels)
+            block = self.block(source.address + first * source.stride + offset, count * words)
+            if words != stride:
+                block |= {"row_beats": words, "stride": stride} if count > 1 else {}
+            elif len(run) > 1 and len(pixels) < layer.map_width:
+                block |= {"row_beats": len(pixels) * words, "stride": layer.map_width * stride}
+            loads.add(
+                self.schedule.add(
+                    Opcode.LOAD,
+                    after | self._stores(source, first, end),
+                    buffer=Buffer.ACTIVATIONS,
+                    scratch=scratch + (run.start - lines.start) * len(pixels) * words // banks,
+                    **block,
+                )
+            )
+        return loads
+
+    def _stores(self, source: Placement, first: int, end: int) -> set[int]:
+        """The STOREs that have made some rows of a source."""
+        return {
+            store
+            for begin, stop, store in self.stores.get(source.address, ())
+            if begin < end * source.stride and first * source.stride < stop
+        }
+
+    def _keep(self, layer: Layer) -> None:
+        """Room for what a layer finds and leaves on chip."""
+        ring = self.rings[Buffer.ACTIVATIONS]
+        ring.bound(layer.residence.low, layer.residence.high)
+        result = layer.residence.result
+        for kept in (*layer.residence.sources.values(), *([result] if result else ())):
+            if not ring.find(kept):
+                ring.claim(kept, kept.start, kept.rows)
+
+    def _output_steps(self, layer: Layer, cut: Cut, tile: Tile, pixel: int) -> dict[str, int]:
+        """Fields of a COMPUTE that say where results go, which lie pixel by pixel, so many granules each."""
+        if not layer.chains:
+            return {
+                "output_row": pixel,
+                "output_group": pixel * max(1, self.config.rows // layer.patches),
+            }
+        across = pixel * len(tile.pixels)
+        return {
+            "chain": 1,
+            "lead": layer.lead(cut.down),
+            "output_row": pixel if cut.down else across,
+            "output_group": across if cut.down else pixel,
+        }
 
     def _prefetch(
-        self,
-        needs: Sequence[dict[Buffer, tuple[object, int, Callable[[_Region, set[int]], int]]]],
-        window: range,
-        buffers: Sequence[Buffer],
+        self, needs: Sequence[Mapping[Buffer, Need]], window: range, buffers: Sequence[Buffer]
     ) -> None:
         """Load what the tiles of the window need and is not there, as far as it fits."""
         blocked: set[Buffer] = set()
         pinned: dict[Buffer, set[object]] = {buffer: set() for buffer in buffers}
         for number in window:
             for buffer in buffers:
-                if buffer in blocked:
+                if buffer in blocked or buffer not in needs[number]:
                     continue
                 key, size, load = needs[number][buffer]
                 pinned[buffer].add(key)
@@ -541,18 +301,20 @@ class _Mapper:
                     blocked.add(buffer)
                     continue
                 region, after = allocated
-                region.writers.add(load(region, after))
+                region.writers |= load(region, after)
             if len(blocked) == len(buffers):
                 return
 
+    def _set(self, opcode: Opcode, fields: dict[str, int]) -> None:
+        """A GEOMETRY or WINDOW, if it is not the one in force."""
+        widths = self.widths[opcode]
+        fields = {name: kept for name, value in fields.items() if (kept := value & (1 << widths[name]) - 1)}
+        if fields != self.in_force.get(opcode, {}):
+            self.in_force[opcode] = fields
+            self.schedule.add(opcode, set(), **fields)
+
     def _compute(
-        self,
-        layer: _Layer,
-        cut: _Cut,
-        need: dict[Buffer, tuple[object, int, Callable[[_Region, set[int]], int]]],
-        rows: range,
-        cols: range,
-        steps: range,
+        self, layer: Layer, cut: Cut, need: Mapping[Buffer, Need], tile: Tile, cols: range, part: Part
     ) -> None:
         config = self.config
         after: set[int] = set()
@@ -562,102 +324,144 @@ class _Mapper:
             assert region is not None
             regions[buffer] = region
             after |= region.writers
+        starts, read, written = self._operands(layer, tile, part, regions.get(Buffer.ACTIVATIONS))
+        after |= written
+        groups = layer.row_groups(tile)
         width = layer.result_words if cut.store_rows else layer.output_words(len(cols))
-        key = (layer.node.name, rows, None if cut.store_rows else cols)
-        output = self.output.find(key)
+        output_key = (layer.operation.name, tile, None if cut.store_rows else cols)
+        output = self.output.find(output_key)
         if output is None:
-            allocated = self.output.allocate(key, len(rows) * config.rows * width, set())
+            allocated = self.output.allocate(output_key, layer.result_rows(tile) * width, set())
             assert allocated is not None
             output, freed = allocated
             output.writers |= freed  # whoever wrote or read here before; ordered with the first COMPUTE
         after |= output.writers
         per_word = config.granules_per_word
-        offset = cols.start * config.granules_per_group if cut.store_rows else 0
-        whole = regions[Buffer.CHANNELS].end - regions[Buffer.CHANNELS].start
-        skip = cols.start * config.granules_per_group if whole != len(cols) * config.granules_per_group else 0
-        drain = steps.stop == layer.steps
+        offset = layer.granule(cols.start) if cut.store_rows else 0
+        channels = 0
+        if layer.channel_words:
+            region = regions[Buffer.CHANNELS]
+            # The parameters of all channels may be there, or the tile's.
+            all_channels = region.end - region.start != len(cols) * layer.channel_words
+            channels = region.start + (cols.start * layer.channel_words if all_channels else 0)
+        self._set(Opcode.GEOMETRY, layer.geometry_fields(tile, part, cut.down))
+        ratio = layer.geometry[Buffer.ACTIVATIONS].ratio
+        self._set(Opcode.WINDOW, layer.window_fields(tile, part, (starts[-1] - starts[0]) * ratio))
+        first_word = starts[0] * ratio + layer.first_word(tile, part, cols.start)
+        division = layer.divisions[cut.parts]
+        drain = part == division[-1]
         number = self.schedule.add(
             Opcode.COMPUTE,
             after,
             drain=int(drain),
-            steps=len(steps),
-            row_groups=len(rows),
+            precision=config.formats.index(layer.precision),
+            result=layer.mode,
+            group=(layer.first_group + cols.start) % config.block_groups,
+            steps=layer.pixel_steps(part, cut.down),
+            row_groups=groups,
             col_groups=len(cols),
-            activations=regions[Buffer.ACTIVATIONS].start * layer.geometry[Buffer.ACTIVATIONS].ratio,
-            activation_stride=layer.activation_rows(len(steps)) * layer.geometry[Buffer.ACTIVATIONS].ratio,
+            activations=first_word & (1 << self.widths[Opcode.COMPUTE]["activations"]) - 1,
             weights=regions[Buffer.WEIGHTS].start * layer.geometry[Buffer.WEIGHTS].ratio,
-            channels=regions[Buffer.CHANNELS].start + skip,
+            channels=channels,
             output=output.start * per_word + offset,
-            output_row=width * per_word,
-            output_group=width * per_word * config.rows,
+            pack=int(layer.packed),
+            **self._output_steps(layer, cut, tile, width * per_word),
         )
-        for region in regions.values():
+        for region in (*regions.values(), *read):
             region.readers.add(number)
         output.writers = {number}
         if not drain or (cut.store_rows and cols.stop != layer.col_groups):
             return
 
-        first = rows.start * config.rows
-        count = min(len(rows) * config.rows, layer.rows - first)
+        first = tile.lines.start * layer.out_width + tile.pixels.start
         result = layer.result
         address = result.address + first * result.stride
+        address += layer.granule(layer.first_group) * config.granule_bits // 8
+        address += config.granule(result.storage, layer.first_channel) * config.granule_bits // 8
         if not cut.store_rows:
-            address += cols.start * config.group_channels * config.activation_bits // 8
-        block = self.block(address, count * width)
-        if count > 1 and width * config.bus_bytes != result.stride:
+            address += layer.granule(cols.start) * config.granule_bits // 8
+        block = self.block(address, tile.count * width)
+        if tile.count > 1 and width * config.bus_bytes != result.stride:
             block |= {"row_beats": width, "stride": result.stride // config.bus_bytes}
-        store = self.schedule.add(Opcode.STORE, {number}, scratch=output.start, **block)
+        after = {number}
+        kept = layer.residence.result
+        on_chip = self.rings[Buffer.ACTIVATIONS].find(kept) if kept is not None else None
+        if kept is not None and on_chip is not None:
+            after |= on_chip.before
+            block |= self._forwarding(kept, block, stored=layer.residence.stored)
+        store = self.schedule.add(Opcode.STORE, after, scratch=output.start, **block)
         output.readers.add(store)
-        self.stores.setdefault(result.name, []).append((first, first + count, store))
+        if on_chip is not None:
+            on_chip.writers.add(store)
+        places = (first * result.stride, (first + tile.count) * result.stride, store)
+        self.stores.setdefault(result.address, []).append(places)
+
+    def _operands(
+        self, layer: Layer, tile: Tile, part: Part, region: Region | None
+    ) -> tuple[list[int], list[Region], set[int]]:
+        """Scratchpad rows where a tile's part of each source begins; of those that are on chip, the regions
+        and the instructions that have written what it sees.
+        """
+        lines, pixels = layer.region(tile)
+        size = len(lines) * len(pixels) * layer.pixel_rows(part.blocks)[0]
+        starts, read = [], []
+        written: set[int] = set()
+        loaded = 0
+        for source in layer.sources:
+            kept = layer.residence.sources.get(source.address)
+            if kept is None:
+                assert region is not None
+                starts.append(region.start + loaded * size)
+                loaded += 1
+                continue
+            starts.append(kept.start + lines.start * layer.map_width * layer.pitch)
+            found = self.rings[Buffer.ACTIVATIONS].find(kept)
+            assert found is not None
+            read.append(found)
+            written |= self._stores(source, lines.start * layer.map_width, lines.stop * layer.map_width)
+        return starts, read, written
+
+    def _forwarding(self, kept: Kept, block: Mapping[str, int], *, stored: bool) -> dict[str, int]:
+        """Fields of a STORE of a block that goes to the activation scratchpad, too, or only there."""
+        banks = geometries(self.config)[Buffer.ACTIVATIONS].banks
+        row, bank = divmod(block["memory"] - kept.address // self.config.bus_bytes, banks)
+        return {
+            "forward": 1,
+            "only": int(not stored),
+            "place": kept.start + row,
+            "bank": bank,
+            "pitch": block["stride"] // banks if block["beats"] > block["row_beats"] else 0,
+        }
 
 
-def _tiles(count: int, size: int) -> list[range]:
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
-
-
-def _best_cut(layer: _Layer) -> _Cut:
+def _best_cut(layer: Layer) -> Cut:
     """The cut that the cycle model likes best, of those that look best."""
     cuts = sorted(set(layer.cuts()), key=layer.estimate)
     if not cuts:
         raise NetworkError(
-            f"node '{layer.node.name}'",
+            layer.where,
             "no tile of it fits the scratchpads",
             "raise output_depth, channel_depth, activation_depth or weight_depth",
         )
 
-    def cycles(cut: _Cut) -> int:
-        mapper = _Mapper(layer.config, _Image(layer.config))
-        mapper.layer(layer, cut)
-        return simulate(layer.config, mapper.schedule.finish(layer.config)).total
+    def cycles(cut: Cut) -> float:
+        mapper = _Mapper(layer.config, Image(layer.config))
+        mapper.layer(layer, cut, _SCHEDULED_TILES)
+        share = max(1.0, layer.tile_count(cut) / _SCHEDULED_TILES)
+        return simulate(layer.config, mapper.schedule.finish(layer.config)).total * share
 
     # Cuts into many small tiles take long to schedule and are never the best by far.
-    few = [
-        cut for cut in cuts if _tile_count(layer, cut) <= 4 * min(_tile_count(layer, c) for c in cuts) + 64
-    ]
-    return min((few or cuts)[:_CANDIDATES], key=cycles)
-
-
-def _tile_count(layer: _Layer, cut: _Cut) -> int:
-    return prod(
-        _ceil_div(whole, part)
-        for whole, part in (
-            (layer.row_groups, cut.row_groups),
-            (layer.col_groups, cut.col_groups),
-            (layer.steps, cut.steps),
-        )
-    )
+    least = min(map(layer.tile_count, cuts))
+    few = [cut for cut in cuts if layer.tile_count(cut) <= 4 * least + 64]
+    candidates = (few or cuts)[:_CANDIDATES]
+    return candidates[0] if len(candidates) == 1 else min(candidates, key=cycles)
 
 
 # Tensors
 
 
-def _matrix(tensor: TensorInfo) -> tuple[int, int]:
-    columns = tensor.shape[-1] if tensor.shape else 1
-    return prod(tensor.shape[:-1]), columns
-
-
-def _check_support(graph: Graph, config: EngineConfig) -> None:
-    """Refuse by name what the engine cannot run, before anything is written."""
+def _check_support(graph: Graph) -> None:
+    """Refuse by name what no engine runs, before anything is written."""
     for node in graph.nodes:
         where = f"node '{node.name}'"
         if isinstance(node, Quantize) and node.input != graph.input:
@@ -666,101 +470,218 @@ def _check_support(graph: Graph, config: EngineConfig) -> None:
             raise NetworkError(
                 where, "dequantises inside the network", "only the network's output may be float"
             )
-        if not isinstance(node, FullyConnected):
-            continue
-        if not config.weight.contains(node.weights):
+        known = isinstance(
+            node,
+            Quantize
+            | Dequantize
+            | Reshape
+            | Transpose
+            | FullyConnected
+            | Convolution
+            | AveragePool
+            | MaxPool
+            | Binary
+            | Lookup
+            | Pad
+            | Concatenate,
+        )
+        if not (known or on_host(node)):
             raise NetworkError(
-                where,
-                f"weights {node.weights.min()}..{node.weights.max()} do not fit the engine's {config.weight}",
-                "choose a configuration with a greater weight_bits, or another weight_format",
+                where, f"is a {type(node).__name__}, which no engine runs yet", "leave it out of the network"
             )
-        if not config.weight.contains(np.zeros(1, np.int64)) and node.reduction % config.elements:
-            raise NetworkError(
-                where,
-                f"{config.weight} weights have no zero to fill up dot products of {node.reduction} terms",
-                f"they must be a multiple of {config.elements}: choose another number of lanes",
-            )
-        if node.reduction > config.reduction:
-            raise NetworkError(
-                where,
-                f"dot products of {node.reduction} terms exceed the engine's longest, {config.reduction}",
-                f"choose a configuration with reduction = {node.reduction} or more",
-            )
-        for name in (node.input, node.output):
-            tensor_format = graph.tensors[name].format
-            assert tensor_format is not None
-            if tensor_format.bits > config.activation_bits:
-                raise NetworkError(
-                    f"tensor '{name}'",
-                    f"its {tensor_format} does not fit the engine's {config.activation}",
-                    "choose a configuration with a greater activation_bits",
-                )
 
 
-def _place(graph: Graph, config: EngineConfig, image: _Image) -> dict[str, Placement]:
-    """Where every integer tensor lies. Tensors that a Reshape joins share their place."""
-    leader: dict[str, str] = {name: name for name, tensor in graph.tensors.items() if tensor.format}
-    for node in graph.nodes:
-        if isinstance(node, Reshape):
-            leader[node.output] = leader[node.input]
-    align = config.row_align
-    # What the layers ask of each place: columns, and the elements that a row must have room for.
+def _place(
+    graph: Graph,
+    config: EngineConfig,
+    image: Image,
+    operations: Sequence[Operation],
+    found: Mapping[str, View],
+    storages: Mapping[str, Storage],
+) -> dict[str, Placement]:
+    """Where every integer tensor lies. Tensors that only relabel another share its place."""
+    # What the operations ask of each place: pixels, channels, and the bits that a pixel must have room for.
     asked: dict[str, list[tuple[str, int, int, int]]] = {}
-    for node in graph.nodes:
-        if isinstance(node, FullyConnected):
-            rows, columns = _matrix(graph.tensors[node.input])
-            room = _ceil_div(columns, align) * align
-            asked.setdefault(leader[node.input], []).append((node.input, rows, columns, room))
-            rows, columns = _matrix(graph.tensors[node.output])
-            whole = _ceil_div(columns, config.group_channels) * config.group_channels
-            room = _ceil_div(max(columns, whole), align) * align
-            asked.setdefault(leader[node.output], []).append((node.output, rows, columns, room))
-    placements: dict[str, Placement] = {}
-    layouts: dict[str, tuple[int, int, int, int]] = {}
-    for name in leader.values():
-        if name in layouts:
-            continue
-        views = asked.get(name, [(name, *_matrix(graph.tensors[name]), 0)])
-        if len({columns for _, _, columns, _ in views}) == 1:
-            _, rows, columns, room = max(views, key=lambda view: view[3])
-            room = room or _ceil_div(columns, align) * align
-        else:
-            # Rows of different lengths can share a place only if none of them is padded.
-            for view, _, columns, room in views:
-                if room != columns:
+
+    def ask(name: str, pixels: int, own: int, channels: int) -> None:
+        place = found[name].leader
+        bits = storages[place].row_bits(channels)
+        room = ceil_div(bits, config.row_bits) * config.row_bits
+        asked.setdefault(place, []).append((name, pixels, own, room))
+
+    # The network's input can have lines without gaps, as the host writes it.
+    written = {found[operation.output].leader for operation in operations}
+    reading = [found[source].leader for operation in operations for source in operation.sources]
+    lines = {
+        place
+        for operation in operations
+        if (place := found[operation.source].leader) not in written
+        and reading.count(place) == 1
+        and packs(operation, config, storages[place])
+    }
+    for operation in operations:
+        channels = ceil_div(operation.channels, config.group_channels) * config.group_channels
+        channels += operation.first_channel or 0
+        if found[operation.source].leader in lines:
+            height, width = operation.map
+            line = width * operation.input_channels
+            ask(operation.source, height, line, line)
+        for source in operation.sources:
+            if found[source].leader in lines:
+                continue
+            ask(source, prod(operation.map), operation.input_channels, operation.input_channels)
+        own = operation.channels
+        if operation.first_channel is not None:
+            own = found[operation.output].place[3]
+        ask(operation.output, prod(operation.result_map), own, channels)
+    for view in found.values():
+        if view.leader not in asked:
+            ask(view.leader, prod(view.place[:3]), view.place[3], view.place[3])
+    layouts: dict[str, tuple[int, int]] = {}
+    for place, asking in asked.items():
+        storage = storages[place]
+        pixels, channels = prod(found[place].place[:3]), found[place].place[3]
+        if place in lines:
+            pixels, channels = prod(found[place].place[:2]), prod(found[place].place[2:])
+        room = max(each[3] for each in asking if each[2] == channels or each[1:3] == (pixels, channels))
+        if len({own for _, _, own, _ in asking}) > 1:
+            # Pixels of different sizes can share a place only if none of them is padded.
+            for name, _, own, asked_room in asking:
+                if asked_room != own * storage.bits or found[name].axes != (0, 1, 2, 3):
                     raise NetworkError(
-                        f"tensor '{view}'",
-                        f"is reshaped between layers, and its rows of {columns} elements would need padding",
-                        f"rows must be multiples of {align} elements, "
+                        f"tensor '{name}'",
+                        f"is reshaped between layers, and its rows of {own} elements would need padding",
+                        f"rows must be multiples of {ceil_div(config.row_bits, storage.bits)} elements, "
                         f"and results of {config.group_channels} columns",
                     )
-            _, rows, columns, room = views[0]
-        stride = room * config.activation_bits // 8
-        layouts[name] = (image.reserve(rows * stride), rows, columns, stride)
-    for name, first in leader.items():
+        layouts[place] = (image.reserve(pixels * room // 8), room)
+    placements: dict[str, Placement] = {}
+    for name, view in found.items():
         tensor = graph.tensors[name]
         assert tensor.format is not None
-        address, rows, columns, stride = layouts[first]
-        fits = Int(config.activation_bits).contains(np.array([tensor.format.min, tensor.format.max]))
-        own_rows, own_columns = _matrix(tensor)
-        if stride * 8 == columns * config.activation_bits and own_columns * config.activation_bits % 8 == 0:
-            # Nothing is padded, so the tensor's own shape describes the same bytes.
-            rows, columns, stride = own_rows, own_columns, own_columns * config.activation_bits // 8
+        address, room = layouts[view.leader]
+        storage = storages[view.leader]
+        affine = affine_of(tensor.format, storage.format)
+        assert affine is not None
         placements[name] = Placement(
             name=name,
             shape=tensor.shape,
+            place=view.place,
+            axes=view.axes,
+            lines=view.leader in lines,
+            zero=tensor.zero_point,
             address=address,
-            rows=rows,
-            columns=columns,
-            stride=stride,
-            bits=config.activation_bits,
-            offset=0 if fits else 1 << (tensor.format.bits - 1),
+            stride=room // 8,
+            scale=affine[0],
+            offset=affine[1],
+            storage=storage,
         )
     return placements
 
 
+def _read_by_host(graph: Graph) -> set[str]:
+    """Tensors that the host takes from memory: the output, and what it computes that from."""
+    hosts = [node for node in graph.nodes if isinstance(node, Dequantize) or on_host(node)]
+    return {graph.output, *(name for node in hosts for name in node.inputs)}
+
+
+def _source(placement: Placement, operation: Operation) -> Placement:
+    """The place of a source as an operation looks at it: other pixels, if nothing is padded."""
+    channels = operation.input_channels
+    if placement.lines or channels == placement.columns:
+        return placement
+    return replace(placement, stride=channels * placement.storage.bits // 8)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What is to be done, and where everything lies, before it is cut into tiles."""
+
+    config: EngineConfig
+    image: Image
+    operations: Sequence[Operation]
+    precisions: Mapping[str, Precision]
+    placements: dict[str, Placement]
+
+    def layer(self, operation: Operation) -> Layer:
+        """An operation where its tensors lie."""
+        config, placements = self.config, self.placements
+        result = placements[operation.output]
+        sources = [_source(placements[source], operation) for source in operation.sources]
+        mode = mode_of(operation, config, result.storage)
+        second = sources[1] if operation.second is not None else None
+        precision = self.precisions[operation.name]
+        return Layer(config, operation, sources[0], result, precision, mode, second=second)
+
+    def estimate(self, names: Collection[str]) -> float:
+        """Cycles of some operations, roughly; infinite where one does not fit."""
+        total = 0.0
+        try:
+            for operation in self.operations:
+                if operation.name in names:
+                    for layer in _layers(self.layer(operation)):
+                        total += min(map(layer.estimate, layer.cuts()), default=inf)
+        except NetworkError:
+            return inf
+        return total
+
+
+def _prepared(graph: Graph, config: EngineConfig) -> _Prepared:
+    """Chooses which max pools the convolutions in front of them do: the rest are passes of their own.
+
+    Where windows do not overlap, that mostly saves a pass, and the quicker of the two is taken. It is the
+    pass where the convolution alone is chained or packed, or shares patches among more columns. Where windows
+    overlap, positions would be computed several times: that is for what no pass can do.
+    """
+    found = views(graph)
+    pools = fusible(graph, found, config)
+    needed = {name: pool for name, pool in pools.items() if not alone(graph, pool, config)}
+
+    def possible(fused: Mapping[str, MaxPool]) -> _Prepared | None:
+        try:
+            return _prepared_with(graph, config, found, fused)
+        except NetworkError:
+            return None
+
+    apart = possible(needed) if len(needed) < len(pools) else None
+    if apart is None:
+        return _prepared_with(graph, config, found, pools)
+    together = possible(pools)
+    if together is None:
+        # A pool's results may be stored in a way in which the convolution's cannot.
+        pools = {name: pool for name, pool in pools.items() if possible({**needed, name: pool})}
+        together = _prepared_with(graph, config, found, pools)
+    chosen = dict(needed)
+    for name, pool in pools.items():
+        separate = apart.estimate({name, pool.name})
+        if overlaps(graph, pool) and separate < inf:
+            continue
+        if (fused := together.estimate({name})) <= separate and fused < inf:
+            chosen[name] = pool
+    return _prepared_with(graph, config, found, chosen)
+
+
+def _prepared_with(
+    graph: Graph, config: EngineConfig, found: Mapping[str, View], fused: Mapping[str, MaxPool]
+) -> _Prepared:
+    # What is pooled at once is nowhere in memory.
+    gone = {found[pool.input].leader for pool in fused.values()}
+    there = {name: view for name, view in found.items() if view.leader not in gone}
+    operations = lower(graph, found, fused, requantises="requantise" in config.quantisers)
+    for operation in operations:
+        _check_length(operation, config)
+    precisions, storages = choose_precisions(graph, config, operations, there)
+    image = Image(config)
+    placements = _place(graph, config, image, operations, there, storages)
+    return _Prepared(config, image, operations, precisions, placements)
+
+
 def compile_graph(
-    graph: Graph, config: EngineConfig, *, progress: Callable[[str], None] | None = None
+    graph: Graph,
+    config: EngineConfig,
+    *,
+    tensors: Literal["all", "needed"] = "all",
+    progress: Callable[[str], None] | None = None,
 ) -> Program:
     """Instructions and memory image of a network for an engine.
 
@@ -770,6 +691,9 @@ def compile_graph(
         The network.
     config
         The engine.
+    tensors
+        Which tensors the engine leaves in memory, where they can be compared: `all`, or those that are
+        `needed` there because the host or a layer reads them from it.
     progress
         Called with the name of each layer as it is mapped.
 
@@ -778,35 +702,104 @@ def compile_graph(
     NetworkError
         The engine cannot run the network; the message names the node or tensor.
     """
-    _check_support(graph, config)
-    image = _Image(config)
-    placements = _place(graph, config, image)
+    _check_support(graph)
+    prepared = _prepared(graph, config)
+    image, placements = prepared.image, prepared.placements
     mapper = _Mapper(config, image)
-    plans: list[tuple[FullyConnected, int, int, str]] = []
-    for node, _ in graph.fully_connected():
+    plans: list[tuple[str, int, int, str, str]] = []
+    wholes = []
+    for operation in prepared.operations:
+        whole = prepared.layer(operation)
+        wholes.append(whole)
+        if operation.quantiser is None:
+            # The engine leaves the bias to who reads them.
+            placements[operation.output] = replace(
+                whole.result, scale=whole.source.scale, bias=tuple(map(int, whole.bias()))
+            )
+    outputs = {whole.result.address for whole in wholes}
+    if tensors == "needed":
+        outputs &= {placements[name].address for name in _read_by_host(graph) if name in placements}
+    for whole, residence in zip(wholes, plan_residence(config, wholes, outputs=outputs), strict=True):
+        operation = whole.operation
+        whole.residence = residence
         if progress:
-            progress(node.name)
-        zero_points = (graph.tensors[node.input].zero_point, graph.tensors[node.output].zero_point)
-        layer = _Layer(config, node, placements[node.input], placements[node.output], zero_points)
-        cut = _best_cut(layer)
-        mapper.layer(layer, cut)
-        plans.append((node, layer.macs, mapper.snapshot(), str(cut)))
+            progress(operation.name)
+        used, tilings = [], []
+        for layer in _layers(whole):
+            cut = _best_cut(layer)
+            mapper.layer(layer, cut)
+            used.append(str(layer.precision))
+            tilings.append(str(cut) + (f", pooled by '{operation.pool}'" if operation.pool else ""))
+        plans.append(
+            (operation.name, operation.macs, mapper.snapshot(), " + ".join(used), " | ".join(tilings))
+        )
     if not plans:
         raise NetworkError(f"graph '{graph.name}'", "has no layer that the engine computes")
+    on_chip = {whole.result.address for whole in wholes if not whole.residence.stored}
+    placements = {
+        name: replace(placement, stored=placement.address not in on_chip)
+        for name, placement in placements.items()
+    }
     instructions = mapper.schedule.finish(config)
     address = image.put(b"".join(instruction.encode() for instruction in instructions))
     ends = simulate(config, instructions).snapshots
     layers = [
-        LayerPlan(name=node.name, macs=macs, snapshot=snapshot, predicted_cycles=end - begin, tiling=tiling)
-        for (node, macs, snapshot, tiling), end, begin in zip(plans, ends, [0, *ends], strict=False)
+        LayerPlan(
+            name=name,
+            macs=macs,
+            snapshot=snapshot,
+            predicted_cycles=end - begin,
+            precision=precision,
+            tiling=tiling,
+        )
+        for (name, macs, snapshot, precision, tiling), end, begin in zip(
+            plans, ends, [0, *ends], strict=False
+        )
     ]
     return Program(
         network=graph.name,
         config=config,
         instructions=instructions,
         image=image.contents(),
-        memory_bytes=_ceil_div(image.size, 4096) * 4096,
+        memory_bytes=ceil_div(image.size, 4096) * 4096,
         program_address=address,
         placements=placements,
         layers=layers,
     )
+
+
+def _check_length(operation: Operation, config: EngineConfig) -> None:
+    if operation.reduction > config.reduction:
+        raise NetworkError(
+            f"node '{operation.name}'",
+            f"dot products of {operation.reduction} terms exceed the engine's longest, {config.reduction}",
+            f"choose a configuration with reduction = {operation.reduction} or more",
+        )
+
+
+def _layers(whole: Layer) -> list[Layer]:
+    """A layer, or its runs of columns of one precision, where these can be cut into tiles."""
+    runs = parts(whole)
+    if len(runs) == 1:
+        return [whole]
+    layers = [
+        Layer(
+            whole.config,
+            operation,
+            whole.source,
+            whole.result,
+            precision,
+            whole.mode,
+            first_group,
+            residence=whole.residence,
+        )
+        for operation, precision, first_group in runs
+    ]
+    return layers if all(map(_has_cuts, layers)) else [whole]
+
+
+def _has_cuts(layer: Layer) -> bool:
+    try:
+        return any(True for _ in layer.cuts())
+    except NetworkError:
+        return False

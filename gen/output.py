@@ -1,15 +1,61 @@
 """Writes a command's results: aside first, then moved into place, all or nothing."""
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
+import numpy as np
+
+from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError
 
-__all__ = ["staged"]
+__all__ = ["of_another_engine", "staged"]
+
+_OF_PROGRAM = ("program.npz", "outputs.npz", "report.json", "report.html")
+_OF_ENGINE = (
+    "engine.v",
+    "engine.json",
+    "engine_cells.v",
+    "synth.json",
+    "synth",
+    "outputs.npz",
+    "report.json",
+    "report.html",
+)
+
+
+def of_another_engine(folder: Path, config: EngineConfig) -> list[str]:
+    """Files that earlier commands left in a folder for another engine, which one of this would contradict.
+
+    What a program was made for, or an engine from, stands in it. Files that do not say it are not ours.
+
+    Parameters
+    ----------
+    folder
+        Where a command writes.
+    config
+        The engine that it writes for.
+    """
+    ours = json.loads(json.dumps(asdict(config)))
+    names: list[str] = []
+    try:
+        with np.load(folder / "program.npz", allow_pickle=False) as file:
+            if json.loads(str(file["meta"]))["config"] != ours:
+                names += _OF_PROGRAM
+    except (OSError, KeyError, TypeError, ValueError, BadZipFile):
+        pass
+    try:
+        if json.loads((folder / "engine.json").read_text())["configuration"] != ours:
+            names += _OF_ENGINE
+    except (OSError, KeyError, TypeError, ValueError):
+        pass
+    return [name for name in dict.fromkeys(names) if (folder / name).exists()]
 
 
 @contextmanager
@@ -23,7 +69,7 @@ def staged(folder: Path, *, optional: Sequence[str] = ()) -> Iterator[Path]:
     folder
         Where the files go.
     optional
-        Files that an earlier run may have left and this one may not make: they are removed then.
+        Files and folders that an earlier run may have left and this one may not make: they are removed then.
 
     Raises
     ------
@@ -55,7 +101,11 @@ def staged(folder: Path, *, optional: Sequence[str] = ()) -> Iterator[Path]:
                     shutil.rmtree(target)
                 os.replace(item, target)
             for name in optional:
-                if name not in made:
+                if name in made:
+                    continue
+                if (folder / name).is_dir() and not (folder / name).is_symlink():
+                    shutil.rmtree(folder / name)
+                else:
                     (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise BitwrightError(f"{folder}: cannot be written: {error.strerror}") from None

@@ -17,10 +17,13 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from bitwright.hw.errors import BitwrightError
 from bitwright.hw.pe import UNITS
@@ -34,6 +37,9 @@ from .synthesis import TARGETS, synthesise
 from .toolchain import versions
 from .verilog import TOP
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
     "PRICE_TARGETS",
     "REDUCTION",
@@ -41,6 +47,8 @@ __all__ = [
     "PriceTarget",
     "Record",
     "cases",
+    "check_comparable",
+    "check_plot",
     "draw",
     "load",
     "measure",
@@ -53,6 +61,9 @@ REDUCTION = 4096
 
 FREQUENCY_MHZ = 400
 """Clock that nextpnr aims for: more than any unit reaches, so that it never stops improving."""
+
+TIMING_WEIGHT = 30
+"""What nextpnr's placer is told of delay beside length; units leave room enough for it on either family."""
 
 _TIMEOUT_SECONDS = {"ecp5": 3600, "ice40": 300}
 """Of a run of a tool. A seed takes some 10 s; nextpnr-ice40 is given up early, as it may never end."""
@@ -111,6 +122,19 @@ class Case:
     variant: Mapping[str, Any]
     array: tuple[int, int] | None = None
 
+    @property
+    def keys(self) -> list[tuple[Any, ...]]:
+        """:attr:`Record.key` of each of its records."""
+        spec = self.spec
+        built = [str(precision) for precision in spec.precisions]
+        return [
+            _key(
+                *(spec.name, str(precision), spec.lanes, self.target, spec.fabric, *(self.array or (0, 0))),
+                *(spec.reduction, self.variant, built),
+            )
+            for precision in self.precisions
+        ]
+
     def __str__(self) -> str:
         size = f"{self.array[0]} x {self.array[1]} of " if self.array else ""
         parameters = "".join(f", {name} = {value}" for name, value in self.variant.items())
@@ -119,6 +143,12 @@ class Case:
             f"{size}{self.spec.name} of {self.spec.lanes} lanes{parameters}, {precisions}, "
             f"{self.target}, fabric {self.spec.fabric}"
         )
+
+
+def _key(*values: Any) -> tuple[Any, ...]:
+    """What was measured: the last two are the unit's own parameters and what it is built for."""
+    *rest, variant, built = values
+    return (*rest, tuple(sorted(variant.items())), tuple(built))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,10 +188,12 @@ class Record:
         Of the tools.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
     unit: str
     precision: str
     lanes: int
-    variant: dict[str, Any]
+    variant: dict[str, str | int]
     built_for: list[str]
     activation_signed: bool
     weight_signed: bool
@@ -194,9 +226,9 @@ class Record:
     @property
     def key(self) -> tuple[Any, ...]:
         """What was measured: equal for records that can be compared."""
-        return (
+        return _key(
             *(self.unit, self.precision, self.lanes, self.target, self.fabric, self.rows, self.cols),
-            *(self.reduction, tuple(sorted(self.variant.items())), tuple(self.built_for)),
+            *(self.reduction, self.variant, self.built_for),
         )
 
     @property
@@ -204,7 +236,8 @@ class Record:
         """The same for people."""
         size = f"{self.rows}x{self.cols} " if self.rows else ""
         parameters = "".join(f" {name}={value}" for name, value in self.variant.items())
-        fabric = f" {self.fabric}" if self.fabric != PRICE_TARGETS[self.target].fabric else ""
+        target = PRICE_TARGETS.get(self.target)
+        fabric = f" {self.fabric}" if target is None or self.fabric != target.fabric else ""
         return f"{size}{self.unit}{parameters} {self.lanes} lanes {self.precision} {self.target}{fabric}"
 
 
@@ -250,7 +283,8 @@ def cases(
         raise BitwrightError(f"--precision: {error}") from None
     if array is not None and min(array) < 1:
         raise BitwrightError(f"--rows {array[0]} --cols {array[1]}: must be at least 1")
-    found: list[Case] = []
+    # Cases that a given number of lanes makes equal are one.
+    found: dict[tuple[DotProduct, str], Case] = {}
     for name in dict.fromkeys(units) or UNITS:
         unit = UNITS[name]
         blocks = unit.variants(dsp=True) != unit.variants(dsp=False)
@@ -270,18 +304,31 @@ def cases(
                         )
                     except ValueError as error:
                         raise BitwrightError(str(error)) from None
-                    found.append(Case(spec, case.precisions, target_name, variant, array))
+                    key = (spec, target_name)
+                    priced = (*(found[key].precisions if key in found else ()), *case.precisions)
+                    found[key] = Case(spec, tuple(dict.fromkeys(priced)), target_name, variant, array)
     if not found:
-        raise BitwrightError(
-            f"no unit supports {' or '.join(map(str, wanted))}; units are {', '.join(units or UNITS)}"
-        )
-    return found
+        raise BitwrightError(_unsupported(units, wanted))
+    return list(found.values())
+
+
+def _unsupported(units: Sequence[str], wanted: Sequence[Precision]) -> str:
+    """That none of the units takes any of the precisions, and what each takes instead."""
+    precisions = " or ".join(map(str, wanted))
+    asked = list(dict.fromkeys(units))
+    if len(asked) == 1:
+        return f"{asked[0]} does not support {precisions}; it takes {UNITS[asked[0]].supports}"
+    who = f"{' and '.join(asked)} do not support" if asked else "no unit supports"
+    takes = [f"\n  {name} takes {UNITS[name].supports}" for name in asked or UNITS]
+    return f"{who} {precisions}:{''.join(takes)}"
 
 
 def _check_names(option: str, names: Iterable[str], known: Iterable[str]) -> None:
     for name in names:
         if name not in known:
-            raise BitwrightError(f"--{option} {name}: must be one of {', '.join(known)}")
+            close = get_close_matches(name, known, 1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise BitwrightError(f"--{option} {name}: must be one of {', '.join(known)}{hint}")
 
 
 def _selected(unit: type[DotProduct], wanted: Sequence[Precision], alone: bool) -> Iterator[PriceCase]:
@@ -332,7 +379,7 @@ def measure(
     # Asked here once, as every thread would ask.
     for family in dict.fromkeys(TARGETS[PRICE_TARGETS[case.target].device].family for case in cases):
         versions(("yosys", f"nextpnr-{family}"), progress=say)
-    say(f"Measuring {len(cases)} kinds of hardware")
+    say(f"Measuring {len(cases)} {'design' if len(cases) == 1 else 'designs'}")
     elaboration = threading.Lock()
     done = 0
 
@@ -371,6 +418,7 @@ def synthesised(verilog: str, device: str, seeds: int) -> dict[str, Any]:
         Path(synthesis.__file__).read_text(),
         [(resources.files("bitwright.gen") / "cells" / name).read_text() for name in cells],
         FREQUENCY_MHZ,
+        TIMING_WEIGHT,
         seeds,
         versions(("yosys", f"nextpnr-{target.family}")),
     ]
@@ -393,6 +441,7 @@ def synthesised(verilog: str, device: str, seeds: int) -> dict[str, Any]:
             seeds=seeds,
             frequency=FREQUENCY_MHZ,
             timeout=_TIMEOUT_SECONDS[target.family],
+            timing_weight=TIMING_WEIGHT,
         )
         found = result.as_json()
         if result.fits:
@@ -471,13 +520,18 @@ def load(path: Path) -> list[Record]:
         The file is not there, or not one.
     """
     try:
-        entries = json.loads(path.read_text())
-        return [Record(**entry) for entry in entries]
+        return _RECORDS.validate_json(path.read_bytes())
     except OSError as error:
         raise BitwrightError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError) as error:
-        names = ", ".join(field.name for field in fields(Record))
-        raise BitwrightError(f"{path}: is not a list of records with {names} ({error})") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise BitwrightError(
+            f"{path}: is not what `scripts/bench pe --json` writes, a list of records ({where}{first['msg']})"
+        ) from None
+
+
+_RECORDS = TypeAdapter(list[Record])
 
 
 # Comparing
@@ -512,18 +566,37 @@ def regressions(records: Iterable[Record], baseline: Iterable[Record]) -> list[s
     return worse
 
 
+def check_comparable(cases: Iterable[Case], baseline: Sequence[Record], path: Path) -> None:
+    """Complain where no record of the baseline, read from that file, would be measured again.
+
+    Raises
+    ------
+    BitwrightError
+        There is none; the message says what the baseline has.
+    """
+    planned = {key for case in cases for key in case.keys}
+    if any(record.key in planned for record in baseline):
+        return
+    contents = "; ".join(
+        f"{name}s {', '.join(str(value) for value in dict.fromkeys(getattr(r, name) for r in baseline))}"
+        for name in ("target", "fabric", "unit", "precision")
+    )
+    has = f"it has {contents}" if baseline else "it has no records"
+    raise BitwrightError(f"--check {path}: nothing of it is among what was asked to be measured; {has}")
+
+
 # Drawing
 
 _MARKERS = "osD^v<>pPXh*d8H"
 
 
-def draw(path: Path, records: Sequence[Record]) -> None:
-    """Draw LUTs for a MAC per cycle against the clock: a colour for each unit, a marker for each target.
+def check_plot(path: Path) -> "Figure":
+    """An empty figure for :func:`draw`, which can be written to such a file.
 
     Raises
     ------
     BitwrightError
-        There is no matplotlib, it cannot draw such a file, or the file cannot be written.
+        There is no matplotlib, or it cannot draw such a file.
     """
     try:
         from matplotlib.figure import Figure
@@ -535,6 +608,20 @@ def draw(path: Path, records: Sequence[Record]) -> None:
     formats = figure.canvas.get_supported_filetypes()
     if path.suffix.removeprefix(".") not in formats:
         raise BitwrightError(f"--plot {path}: must end in one of {', '.join(sorted(formats))}")
+    return figure
+
+
+def draw(path: Path, records: Sequence[Record]) -> None:
+    """Draw LUTs for a MAC per cycle against the clock: a colour for each unit, a marker for each target.
+
+    Beside each point are its precision and lanes.
+
+    Raises
+    ------
+    BitwrightError
+        As of :func:`check_plot`; or the file cannot be written.
+    """
+    figure = check_plot(path)
     # Prices span three decades, from binary to 8-bit products.
     axes = figure.add_subplot(xlabel="LUTs for a MAC per cycle", ylabel="Fmax in MHz, median", xscale="log")
     axes.grid(visible=True, which="both", alpha=0.2)
@@ -550,10 +637,16 @@ def draw(path: Path, records: Sequence[Record]) -> None:
                 marker=marker,
                 color=f"C{index}",
             )
+            # What one hardware does at the same price has one label.
+            labels: dict[tuple[float, float, str], list[str]] = {}
             for record in group:
+                size = f"{record.rows}x{record.cols} of " if record.rows else ""
+                place = (record.lut_per_mac, statistics.median(record.fmax_mhz), f"({size}{record.lanes})")
+                labels.setdefault(place, []).append(record.precision)
+            for (x, y, lanes), names in labels.items():
                 axes.annotate(
-                    record.precision,
-                    (record.lut_per_mac, statistics.median(record.fmax_mhz)),
+                    f"{' '.join(dict.fromkeys(names))} {lanes}",
+                    (x, y),
                     xytext=(4, 3),
                     textcoords="offset points",
                     fontsize=6,
@@ -562,8 +655,14 @@ def draw(path: Path, records: Sequence[Record]) -> None:
     for index, unit in enumerate(units):
         axes.scatter([], [], color=f"C{index}", label=unit)
     for (target, fabric), marker in zip(kinds, _MARKERS * len(kinds), strict=False):
-        axes.scatter([], [], color="grey", marker=marker, label=f"{target}, fabric {fabric}")
-    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.scatter([], [], color="black", marker=marker, label=f"{target}, fabric {fabric}")
+    axes.legend(
+        fontsize=8,
+        loc="center left",
+        bbox_to_anchor=(1, 0.5),
+        title="at each point: precision (lanes)",
+        title_fontsize=8,
+    )
     try:
         figure.savefig(path)
     except OSError as error:

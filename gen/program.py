@@ -3,15 +3,18 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import prod
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitwright.hw.config import INSTRUCTION_BITS, EngineConfig
-from bitwright.hw.formats import Int
+from bitwright.hw.formats import parse_format, short_name
 from bitwright.hw.sched.isa import Instruction
+from bitwright.hw.storage import Storage
 from bitwright.sim.graph import NetworkError
 
 __all__ = ["LayerPlan", "Placement", "Program"]
@@ -21,29 +24,55 @@ __all__ = ["LayerPlan", "Placement", "Program"]
 class Placement:
     """Where a tensor lies in memory.
 
-    A tensor is a matrix of ``rows`` x ``columns`` elements (its last axis is the column), each row padded
-    to ``stride`` bytes. An element's code is stored less ``offset``, in ``bits`` two's-complement bits: an
-    unsigned tensor is shifted into the signed range, which costs the hardware nothing as the bias makes up
-    for it.
+    A place is a map of batch, height, width and channels: a matrix of ``rows`` pixels x ``columns`` channels,
+    each row stored as ``storage`` says and padded to ``stride`` bytes. The tensor is
+    ``map.transpose(axes).reshape(shape)``. An element's code is ``scale * stored + offset + bias``: an
+    unsigned tensor is shifted into a signed range, and one of -1 and +1 may be one bit of an integer. That
+    costs the hardware nothing, as bias and thresholds make up for it. Accumulators are stored without their
+    bias, which is one for each column.
 
     Parameters
     ----------
     name, shape
         The tensor's, as in the graph.
+    place, axes
+        The map, and the order of its axes in the tensor.
     address, stride
         Bytes, from the start of the window.
-    rows, columns, bits, offset
+    lines
+        Whether a row of the matrix is a line of the map, all its pixels' channels one behind the other,
+        without gaps. What fills up a line is real 0 then, as what stands outside the map is.
+    zero
+        The code of real 0.
+    stored
+        Whether it is there when the program has run; otherwise it has stayed on chip.
+    scale, offset, bias, storage
         As above.
     """
 
     name: str
     shape: tuple[int, ...]
+    place: tuple[int, int, int, int]
+    axes: tuple[int, int, int, int]
     address: int
-    rows: int
-    columns: int
     stride: int
-    bits: int
-    offset: int
+    storage: Storage
+    lines: bool = False
+    zero: int = 0
+    scale: int = 1
+    offset: int = 0
+    bias: tuple[int, ...] = ()
+    stored: bool = True
+
+    @property
+    def rows(self) -> int:
+        """Rows of the matrix."""
+        return prod(self.place[: 2 if self.lines else 3])
+
+    @property
+    def columns(self) -> int:
+        """Elements of a row."""
+        return prod(self.place[2:]) if self.lines else self.place[3]
 
     @property
     def size(self) -> int:
@@ -52,16 +81,39 @@ class Placement:
 
     def encode(self, codes: NDArray[np.integer]) -> bytes:
         """Bytes at ``address`` for a tensor's codes; padding is zero."""
-        per_row = self.stride * 8 // self.bits
-        padded = np.zeros((self.rows, per_row), np.int64)
-        padded[:, : self.columns] = codes.reshape(self.rows, self.columns).astype(np.int64) - self.offset
-        return Int(self.bits).pack(padded).tobytes()
+        ordered = codes.reshape([self.place[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
+        values = ordered.reshape(self.rows, self.columns).astype(np.int64)
+        if self.lines:
+            room = self.stride * 8 // self.storage.bits - self.columns
+            values = np.pad(values, ((0, 0), (0, room)), constant_values=self.zero)
+        stored = values - self._offsets
+        bits = self.storage.encode(stored // self.scale)
+        padding = self.stride * 8 - bits.shape[1]
+        return np.packbits(np.pad(bits, ((0, 0), (0, padding))), axis=-1, bitorder="little").tobytes()
 
     def decode(self, data: bytes) -> NDArray[np.int64]:
         """A tensor's codes from the ``size`` bytes at ``address``."""
         raw = np.frombuffer(data, np.uint8).reshape(self.rows, self.stride)
-        values = Int(self.bits).unpack(raw)[:, : self.columns] + self.offset
-        return values.reshape(self.shape)
+        bits = np.unpackbits(raw, axis=-1, bitorder="little")
+        values = self.scale * self.storage.decode(bits, self.columns) + self._offsets
+        return values.reshape(self.place).transpose(self.axes).reshape(self.shape)
+
+    @property
+    def _offsets(self) -> NDArray[np.int64]:
+        return np.array(self.bias or 0, np.int64) + self.offset
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields, the format by its name."""
+        storage = asdict(self.storage) | {"format": short_name(self.storage.format)}
+        return asdict(self) | {"storage": storage}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Placement":
+        """Inverse of :meth:`as_json`."""
+        storage = fields["storage"]
+        storage = Storage(**{**storage, "format": parse_format(storage["format"])})
+        tuples = {key: tuple(fields[key]) for key in ("shape", "place", "axes", "bias")}
+        return cls(**{**fields, **tuples, "storage": storage})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +130,8 @@ class LayerPlan:
         Byte address at which the engine leaves its event counters when the layer is through.
     predicted_cycles
         Of the layer, by the cycle model.
+    precision
+        Formats in force, as ``a8w8``.
     tiling
         How the mapper cut it, for the report.
     """
@@ -86,6 +140,7 @@ class LayerPlan:
     macs: int
     snapshot: int
     predicted_cycles: int
+    precision: str
     tiling: str
 
 
@@ -141,7 +196,7 @@ class Program:
             "memory_bytes": self.memory_bytes,
             "program_address": self.program_address,
             "instructions": len(self.instructions),
-            "tensors": [asdict(placement) for placement in self.placements.values()],
+            "tensors": [placement.as_json() for placement in self.placements.values()],
             "layers": [asdict(layer) for layer in self.layers],
         }
         np.savez_compressed(
@@ -165,17 +220,18 @@ class Program:
                 meta = json.loads(str(file["meta"]))
                 instructions = [Instruction.decode(row.tobytes()) for row in file["instructions"]]
                 image = file["image"].tobytes()
+            config: dict[str, Any] = {
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in meta["config"].items()
+            }
             return cls(
                 network=meta["network"],
-                config=EngineConfig(**meta["config"]),
+                config=EngineConfig(**config),
                 instructions=instructions,
                 image=image,
                 memory_bytes=meta["memory_bytes"],
                 program_address=meta["program_address"],
-                placements={
-                    tensor["name"]: Placement(**{**tensor, "shape": tuple(tensor["shape"])})
-                    for tensor in meta["tensors"]
-                },
+                placements={tensor["name"]: Placement.from_json(tensor) for tensor in meta["tensors"]},
                 layers=[LayerPlan(**layer) for layer in meta["layers"]],
             )
         except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:

@@ -127,7 +127,9 @@ TARGETS: dict[str, Target] = {
             family="ice40",
             available=Resources(lut=5280, ff=5280, dsp=8, bram=30, spram=4),
             frequency_mhz=20,
-            yosys="synth_ice40 -device u -dsp -spram",
+            # The eight cells of a tile share an enable. A few flip-flops with one of their own would have a
+            # tile to themselves, on the smallest device; their LUTs have room for a multiplexer.
+            yosys="synth_ice40 -device u -dsp -spram -dffe_min_ce_use 6",
             nextpnr=("--up5k", "--package", "sg48"),
             cells="up5k.v",
             # Yosys' ice40_dsp takes the registers out of an SB_MAC16 that it finds instantiated.
@@ -280,6 +282,7 @@ def synthesise(
     seeds: int = 1,
     frequency: float | None = None,
     timeout: float = 7200,
+    timing_weight: int | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> SynthesisResult:
     """Synthesise a design on its own, out of context: no pins, paths between registers only.
@@ -311,6 +314,9 @@ def synthesise(
     timeout
         Seconds after which a run of Yosys or of nextpnr is stopped. One of nextpnr-ice40 is started once
         more, with its other router.
+    timing_weight
+        How much nextpnr's placer minds delay beside length; its own 10 on iCE40, where more may keep it from
+        ever placing a device that is nearly full, and 30 on ECP5, unless given.
     progress
         Told what is being done.
 
@@ -338,7 +344,8 @@ def synthesise(
         raise BitwrightError(f"{error.filename}: {error.strerror}") from None
     try:
         (stage / "design.v").write_bytes(source)
-        flow = _Flow(device, stage, goal, timeout, progress or (lambda text: None))
+        weight = {"ecp5": 30, "ice40": 10}[device.family] if timing_weight is None else timing_weight
+        flow = _Flow(device, stage, goal, timeout, weight, progress or (lambda text: None))
         result = flow.run(top, seeds)
         _keep(stage, workdir)
     finally:
@@ -405,6 +412,7 @@ class _Flow:
     folder: Path
     frequency: float
     timeout: float
+    timing_weight: int
     say: Callable[[str], None]
 
     @property
@@ -525,7 +533,7 @@ class _Flow:
             f"{self.frequency * _MARGIN:g}",
             "--timing-allow-fail",
             "--placer-heap-timingweight",
-            "30",
+            str(self.timing_weight),
         ]
 
     def pack(self) -> dict[str, dict[str, int]]:

@@ -20,6 +20,7 @@ __all__ = [
     "TOOLS",
     "Finished",
     "Tool",
+    "ToolFailedError",
     "ToolTimeoutError",
     "find_tool",
     "run_tool",
@@ -30,6 +31,22 @@ __all__ = [
 
 class ToolTimeoutError(ToolError):
     """A program took longer than it was given, and was stopped."""
+
+
+class ToolFailedError(ToolError):
+    """A program ended with another exit status than 0.
+
+    Parameters
+    ----------
+    message
+        What its log says of it.
+    log
+        The log.
+    """
+
+    def __init__(self, message: str, log: Path):
+        self.log = log
+        super().__init__(message)
 
 
 @dataclass(frozen=True)
@@ -214,8 +231,12 @@ def run_tool(
 
     Raises
     ------
+    ToolFailedError
+        The program failed; with what its log says.
+    ToolTimeoutError
+        It took too long.
     ToolError
-        The program is missing, failed or took too long; with what its log says.
+        It is missing.
     """
     for argument in arguments:
         if Path(argument).is_absolute():
@@ -225,7 +246,12 @@ def run_tool(
     path, console, temporary = folder / log, folder / f"{log}.console", folder / f"{log}.tmp"
     log_arguments = _PROGRAMS[name].log_arguments
     command = [str(tool.executable), *((*log_arguments, log) if log_arguments else ()), *arguments]
-    temporary.mkdir()
+    # A run that was killed itself could not remove its own.
+    if temporary.is_dir() and not temporary.is_symlink():
+        shutil.rmtree(temporary, ignore_errors=True)
+    else:
+        temporary.unlink(missing_ok=True)
+    temporary.mkdir(exist_ok=True)
     try:
         path.unlink(missing_ok=True)
         # What a killed program leaves behind goes with its temporary folder.
@@ -243,7 +269,8 @@ def run_tool(
     if returncode is None:
         raise ToolTimeoutError(f"{name} did not finish within {timeout:g} s and was stopped")
     if returncode != 0 and check:
-        raise ToolError(f"{name} {tool.version} failed ({finished.outcome}):\n{finished.complaint()}")
+        text = f"{name} {tool.version} failed ({finished.outcome}):\n{finished.complaint()}"
+        raise ToolFailedError(text, path)
     return finished
 
 

@@ -1,5 +1,6 @@
 """Elaborates a configuration to Verilog."""
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,6 +14,7 @@ from amaranth.lib import wiring
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.emission import Emission
 from bitwright.hw.engine import Engine
+from bitwright.hw.errors import BitwrightError
 
 from .toolchain import run_tool
 
@@ -25,7 +27,7 @@ TOP = "bitwright"
 # the rest, Yosys writes `always @*` around the constant, which a simulator never runs. Multiplexers instead
 # of processes avoid that, simulate faster, and leave out what is written twice.
 _SCRIPT = (
-    f"read_rtlil engine.il; hierarchy -top {TOP}; proc; opt_expr; opt_merge; opt_dff; opt_clean; "
+    "read_rtlil engine.il; hierarchy -top {top}; proc; opt_expr; opt_merge; opt_dff; opt_clean; "
     "write_verilog -noattr engine.v"
 )
 
@@ -88,32 +90,44 @@ def elaborate(config: EngineConfig, *, progress: Callable[[str], None] | None = 
     return Design(convert(engine, progress=progress), ports)
 
 
-def convert(component: wiring.Component, *, progress: Callable[[str], None] | None = None) -> str:
-    """Verilog of a component, which becomes module :data:`TOP`, and of the modules that it shares.
+def convert(
+    component: wiring.Component, *, name: str = TOP, progress: Callable[[str], None] | None = None
+) -> str:
+    """Verilog of a component, the top module, and of the modules that it shares.
 
     Parameters
     ----------
     component
         What to convert.
+    name
+        Of the top module; those of submodules begin with it.
     progress
         Told when there is something to wait for.
 
     Raises
     ------
+    BitwrightError
+        The name cannot be that of the top module.
     ToolError
         There is no Yosys, or it failed.
     """
+    if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+        raise BitwrightError(
+            f"name = {name!r}: must be the name of a Verilog module: letters, digits and _, no digit first"
+        )
     emission = Emission()
     with warnings.catch_warnings():
         # Of what is emitted once and instantiated many times, most are never elaborated.
         warnings.simplefilter("ignore", UnusedElaboratable)
-        text = rtlil.convert(component, name=TOP, platform=emission, emit_src=False)
-        for name, shared in list(emission.modules.items()):
-            text += rtlil.convert(shared, name=name, platform=emission, emit_src=False)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        text = rtlil.convert(component, name=name, platform=emission, emit_src=False)
+        for module, shared in list(emission.modules.items()):
+            text += rtlil.convert(shared, name=module, platform=emission, emit_src=False)
+    if name in {*emission.modules, *emission.verilog}:
+        raise BitwrightError(f"name = {name!r}: is that of a module inside; take another")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         (folder / "engine.il").write_text(text)
-        run_tool("yosys", ["-q", "-p", _SCRIPT], folder, progress=progress)
+        run_tool("yosys", ["-q", "-p", _SCRIPT.format(top=name)], folder, progress=progress)
         body = (folder / "engine.v").read_text()
     return "\n".join([body, *emission.verilog.values()])
 

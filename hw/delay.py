@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Signal, Value
+from amaranth.hdl import Module, Mux, Signal, Value
 
-__all__ = ["delay", "held_delay", "pulses"]
+from .memory.lut_ram import LutRam
+
+__all__ = ["delay", "held_delay", "pulses", "ring_delay"]
 
 
 def delay(m: Module, value: Value, stages: int, name: str, *, reset_less: bool = True) -> Value:
@@ -77,3 +79,32 @@ def held_delay(
         last += every
         index += 1
     return value
+
+
+def ring_delay(m: Module, value: Value, stages: int, name: str) -> Value:
+    """The value ``stages`` cycles ago, as :func:`delay` has it: long delays of wide values from LUT RAM.
+
+    ::
+
+        place      0  1  2  …  stages - 2  0  1  …       written a cycle before it is overwritten: read there
+        register   ◄── contents[place], then contents[place] := value
+
+    Parameters
+    ----------
+    m, value, stages, name
+        As above; the submodule has the name.
+    """
+    if stages < 4 or len(value) < 8:
+        return delay(m, value, stages, name)
+    depth = stages - 1
+    place = Signal(range(depth), name=f"{name}_place")
+    register = Signal(value.shape(), name=f"{name}_late", reset_less=True)
+    m.submodules[name] = ring = LutRam(width=len(value), depth=depth)
+    m.d.comb += [
+        ring.write_enable.eq(1),
+        ring.write_address.eq(place),
+        ring.read_address.eq(place),
+        ring.write_data.eq(value),
+    ]
+    m.d.sync += [place.eq(Mux(place == depth - 1, 0, place + 1)), register.eq(ring.read_data)]
+    return register

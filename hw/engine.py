@@ -9,6 +9,7 @@ from .bus.axi4 import ReadPort, WritePort
 from .bus.axi4lite import RegisterPort
 from .bus.burst import BurstLayout
 from .config import EngineConfig
+from .memory.feeder import Feeder
 from .memory.fifo import BlockFifo
 from .memory.load import LoadUnit
 from .memory.ram import Ram
@@ -22,7 +23,7 @@ from .sched.fetch import COUNT_BITS, FetchUnit
 from .sched.isa import LAYOUTS, Buffer, Opcode, Unit
 from .sched.registers import COUNTERS, ID_VALUE, REGISTERS, Fault
 from .sched.tokens import TokenBank
-from .sched.widths import narrow_layout
+from .sched.widths import narrow_layout, settings_of
 
 __all__ = ["Core", "Engine"]
 
@@ -35,6 +36,7 @@ class Core(wiring.Component):
     start, program, count : begin the program at word ``program`` of the window
     reads, writes : bursts of fetch and load, and of store
     word, word_valid : words read, for fetch (bit 0) and load (bit 1)
+    hold : no word is to come in two cycles
     words : words to write
     acknowledged : no write is under way
     idle : nothing left to do
@@ -56,6 +58,7 @@ class Core(wiring.Component):
                 "writes": Out(burst),
                 "word": In(config.bus_bits),
                 "word_valid": In(2),
+                "hold": Out(1),
                 "words": Out(stream.Signature(config.bus_bits)),
                 "acknowledged": In(1),
                 "idle": Out(1),
@@ -90,8 +93,12 @@ class Core(wiring.Component):
                 config.bus_bits, config.queue_depth * config.instruction_beats, registered=False
             )
             opcode = Opcode(unit + 1)
+            settings = {code: (LAYOUTS[code], narrow_layout(config, code)) for code in settings_of(config)}
             decoder = InstructionDecoder(
-                bus_bits=config.bus_bits, layout=LAYOUTS[opcode], narrow=narrow_layout(config, opcode)
+                bus_bits=config.bus_bits,
+                layout=LAYOUTS[opcode],
+                narrow=narrow_layout(config, opcode),
+                settings=settings if unit is Unit.COMPUTE else None,
             )
             m.submodules[f"{unit.name.lower()}_queue"] = queue
             m.submodules[f"{unit.name.lower()}_decoder"] = decoder
@@ -104,15 +111,18 @@ class Core(wiring.Component):
         shapes = geometries(config)
         m.submodules.weights = weights = Scratchpad(shapes[Buffer.WEIGHTS])
         m.submodules.channels = channels = Scratchpad(shapes[Buffer.CHANNELS])
-        activations = [Scratchpad(shapes[Buffer.ACTIVATIONS]) for _ in range(config.rows)]
-        for index, pad in enumerate(activations):
-            m.submodules[f"activations_{index}"] = pad
+        m.submodules.activations = activations = Scratchpad(shapes[Buffer.ACTIVATIONS])
+        patches = [Scratchpad(Feeder.patch_geometry(config)) for _ in range(config.rows)]
+        for index, patch in enumerate(patches):
+            m.submodules[f"patch_{index}"] = patch
         m.submodules.output = output = Ram(
             width=config.bus_bits, depth=config.output_depth, granule=config.granule_bits
         )
 
         # Units
-        m.submodules.array = array = OutputStationaryArray(config)
+        m.submodules.array = array = OutputStationaryArray(
+            config.unit, config.rows, config.cols, step=config.requantisers, chained=config.chained
+        )
         m.submodules.load = load = LoadUnit(config)
         m.submodules.compute = compute = ComputeUnit(config, array_latency=array.latency)
         m.submodules.quant = quant = QuantPipeline(config)
@@ -125,7 +135,7 @@ class Core(wiring.Component):
         wiring.connect(m, load.request, wiring.flipped(self.reads[1]))
         m.d.comb += [load.word.eq(self.word), load.word_valid.eq(self.word_valid[1])]
         for pad, enable in (
-            *zip(activations, load.write_activations, strict=True),
+            (activations, load.write_activations),
             (weights, load.write_weights),
             (channels, load.write_channels),
         ):
@@ -135,22 +145,71 @@ class Core(wiring.Component):
                 pad.write_bank.eq(load.write_bank),
                 pad.write_data.eq(load.write_data),
             ]
+        if config.forwards:
+            # What has come over the bus cannot wait; words of the store unit can, until nothing comes.
+            m.d.sync += self.hold.eq(store.forward & ~store.forward_ready)
+            m.d.comb += store.forward_ready.eq(~load.write_activations)
+            with m.If(~load.write_activations):
+                m.d.comb += [
+                    activations.write_enable.eq(store.forward),
+                    activations.write_row.eq(store.forward_row),
+                    activations.write_bank.eq(store.forward_bank),
+                    activations.write_data.eq(store.words.payload),
+                ]
+        if Buffer.TABLES in shapes:
+            m.d.comb += [
+                quant.table_enable.eq(load.write_tables),
+                quant.table_row.eq(load.write_row),
+                quant.table_data.eq(load.write_data),
+            ]
+
+        # Feed
+        m.submodules.feeder = feeder = Feeder(config)
+        tile = decoders[Unit.COMPUTE]
+        m.d.comb += [
+            feeder.start.eq(compute.feed),
+            feeder.base.eq(tile.o.payload.activations),
+            feeder.row_groups.eq(tile.o.payload.row_groups),
+            feeder.precision.eq(tile.o.payload.precision),
+            feeder.geometry.eq(tile.geometry),
+            feeder.release.eq(compute.release),
+            feeder.read_data.eq(activations.read_data),
+            activations.read_enable.eq(feeder.read_enable),
+            activations.read_address.eq(feeder.read_address),
+            compute.feeder_busy.eq(feeder.busy),
+            compute.filled.eq(feeder.filled),
+            tile.hold.eq(feeder.busy),
+        ]
+        if config.chained:
+            m.d.comb += [
+                feeder.chain.eq(tile.o.payload.chain),
+                compute.line.eq(tile.geometry.pixels_inner),
+                array.fetched.eq(compute.fetched),
+                array.chain.eq(compute.chain),
+            ]
+        if config.packs:
+            m.d.comb += feeder.pack.eq(tile.o.payload.pack)
+        if config.combined:
+            m.d.comb += [feeder.window.eq(tile.window), compute.window.eq(tile.window)]
+        for index, patch in enumerate(patches):
+            m.d.comb += [
+                patch.write_enable.eq(feeder.write_enable[index]),
+                patch.write_row.eq(feeder.write_address),
+                patch.write_data.eq(feeder.write_data),
+                patch.read_enable.eq(compute.read_enable),
+                patch.read_address.eq(compute.activation_address),
+                array.activations[index].eq(patch.read_data),
+            ]
 
         # Compute
-        for index, pad in enumerate(activations):
-            m.d.comb += [
-                pad.read_enable.eq(compute.read_enable),
-                pad.read_address.eq(compute.activation_address),
-                array.activations[index].eq(pad.read_data),
-            ]
         m.d.comb += [
-            weights.read_enable.eq(compute.read_enable),
+            weights.read_enable.eq(compute.weight_enable),
             weights.read_address.eq(compute.weight_address),
             array.weights.eq(weights.read_data),
             array.valid.eq(compute.beat),
             array.last.eq(compute.last),
             *([array.control.eq(compute.control)] if config.unit.control else []),
-            *([array.activation_index.eq(compute.activation_index)] if compute.indexed else []),
+            *([array.activation_index.eq(compute.activation_index)] if compute.feeds else []),
             quant.job.eq(compute.job),
             quant.job_valid.eq(compute.job_valid),
             quant.results.eq(array.results),
@@ -161,16 +220,11 @@ class Core(wiring.Component):
             compute.ended.eq(quant.end),
         ]
 
-        # Output: a granule goes to its place in a bus word
-        granules = config.granules_per_word
-        select_bits = (granules - 1).bit_length()
+        # Output
         m.d.comb += [
-            output.write_address.eq(quant.write_granule[select_bits:]),
-            output.write_data.eq(quant.write_data.replicate(granules)),
-            output.write_enable.eq(
-                (Const(1, granules) << quant.write_granule[:select_bits])
-                & quant.write_enable.replicate(granules)
-            ),
+            output.write_address.eq(quant.write_row),
+            output.write_data.eq(quant.write_data),
+            output.write_enable.eq(quant.write_enable),
             output.read_address.eq(store.read_row),
             output.read_enable.eq(store.read_enable),
             store.read_data.eq(output.read_data),
@@ -221,8 +275,8 @@ class Core(wiring.Component):
             "load_wait_memory": load.pending,
             "fetch_beats": self.word_valid[0],
             "store_wait_compute": store.waiting,
-            "results": quant.write_enable,
-            "dispatched": fetch.dispatched,
+            "results": quant.result,
+            "compute_wait_words": compute.lacking,
         }
         for index, (name, _) in enumerate(COUNTERS):
             if name in events:
@@ -431,6 +485,7 @@ class Engine(wiring.Component):
         m.d.comb += [
             core.word.eq(read.data),
             core.word_valid.eq(read.valid),
+            read.hold.eq(core.hold),
             core.acknowledged.eq(write.idle),
             counters.snapshot.eq(core.snapshot),
         ]

@@ -9,8 +9,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bitwright.hw.config import EngineConfig
+from bitwright.hw.pe.contract import Order
 from bitwright.hw.quant.requantise import Requantiser
+from bitwright.hw.sched.fetch import FetchUnit
 from bitwright.hw.sched.isa import Instruction, Opcode, Unit
 
 __all__ = ["Timeline", "simulate"]
@@ -22,6 +26,7 @@ _BURST = 2  # between bursts of the splitter
 _ROW = 3  # for a burst that begins a row
 _ARRIVE = 3  # from the bus to the end of the instruction
 _FETCH = 12  # from start to the first instruction's request, and through buffer and queue, beside the memory
+_FEED = 5  # from a word's address in the feeder to the beat that takes it
 _WRITE = 6  # from a STORE's start to its first word, and from the last answer to its end
 
 
@@ -71,15 +76,32 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     tokens: dict[tuple[Unit, Unit], deque[int]] = {(a, b): deque() for a in Unit for b in Unit}
     places: deque[int] = deque([0] * config.loads_under_way, maxlen=config.loads_under_way)
     requantiser = Requantiser.latency_of(config.requantise_cycles)
-    # Scratchpad, array, drain, requantiser, and the write.
-    tail = 2 + config.unit.latency + config.drain_cycles + requantiser + 4
+    # Patch buffer, array, drain, requantiser, what is combined, and the write.
+    tail = 2 + config.unit.latency + requantiser + (5 if "sum" in config.combined else 2) + 4
 
+    geometry = Instruction(Opcode.GEOMETRY, {})
+    fed = 0  # the feeder is done with what it was given
+    played = 0  # the array has played what it was given
+    draining = 0  # cycles that the results of the last COMPUTE take to leave the array
+    taken = 0  # the last COMPUTE has left its decoder
     bus = 0  # the read bus is taken until then
     fetched = _FETCH + latency
+    program = len(instructions) * beats
+    asked = 0  # words of the program that the bus was asked for
+    bursts: deque[tuple[int, int]] = deque()  # words of the program that are there, and since when
     ends: list[int] = []
     snapshots: list[int] = []
-    for instruction in instructions:
+    for index, instruction in enumerate(instructions):
         unit = instruction.opcode.unit
+        # The buffer is kept full, a burst at a time, which takes the bus from loads.
+        while asked < min(program, index * beats + FetchUnit.BUFFER):
+            burst = min(FetchUnit.BURST, program - asked)
+            asked += burst
+            bus = max(bus, fetched) + burst
+            bursts.append((asked, bus))
+        while bursts[0][0] < (index + 1) * beats:
+            bursts.popleft()
+        fetched = max(fetched, bursts[0][1])
         # Instructions are handed out in order, a word per cycle, and wait where a queue is full.
         fetched += beats
         queue = queues[unit]
@@ -100,19 +122,50 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             end += _ARRIVE
             places.append(end)
             unit_free[unit] = start + issue
+        elif instruction.opcode in (Opcode.GEOMETRY, Opcode.WINDOW):
+            if instruction.opcode is Opcode.GEOMETRY:
+                geometry = instruction
+            # Its words come in when the feeder is done, and the COMPUTE before it has gone.
+            start = max(fetched, fed + beats, taken + beats)
+            end = unit_free[unit] = start
         elif instruction.opcode is Opcode.COMPUTE:
+            start = max(start, fed + 1)
+            drained = config.modes[instruction["result"]].drain_cycles
+            if instruction["chain"]:
+                drained = config.modes[instruction["result"]].chain_cycles
+            schedule = config.schedules[instruction["precision"]]
             dots = instruction["row_groups"] * instruction["col_groups"]
             # As many beats as the unit declares, unless results leave more slowly.
-            drain = config.drain_cycles * config.unit.outputs if dots > 1 else 0
-            busy = dots * max(instruction["steps"] * len(config.beats), drain)
-            unit_free[unit] = start + busy
-            end = start + busy + tail
+            busy, wait = schedule.cycles(instruction["steps"], drained)
+            busy = dots * busy + (dots - 1) * wait
+            lines = -(-instruction["row_groups"] // max(1, geometry["pixels_inner"]))
+            busy += lines * instruction["lead"]
+            patches = instruction["row_groups"] * config.rows
+            words, feeding = _feeding(config, instruction, geometry, patches)
+            # The first beat needs a word of the last row.
+            first = start + _FEED + feeding * (config.rows - 1) // patches
+            taken = begin = max(played + 1, start + 2)
+            # Its first results wait for the last ones of the COMPUTE before it.
+            apart = played + schedule.cycles(instruction["steps"], draining)[1]
+            # Behind the last word come the beats of its step, or of all steps but the first time round.
+            beats_left = len(schedule.beats)
+            if config.unit.order is Order.BEATS_OUTSIDE:
+                beats_left = 1 + instruction["steps"] * (beats_left - 1)
+            played = max(max(begin, first, apart) + busy, start + _FEED + feeding + beats_left)
+            draining = drained
+            # It runs ahead as far as there is room in the ring.
+            ahead = config.patch_depth * config.rows * busy // max(words, 1)
+            fed = max(start + feeding, played - ahead) + _FEED
+            unit_free[unit] = begin
+            end = played + tail + drained
         else:
             count, rows = _bursts(instruction["beats"], instruction["row_beats"], config.burst_beats)
             words = instruction["beats"]
             if instruction.opcode is Opcode.SNAPSHOT:
                 words = words * (1 + config.bus_bits // 32 * 2) + 32
-            end = start + _WRITE + max(words + count, count * _BURST + rows) + latency
+            end = start + _WRITE + words
+            if not instruction["only"]:
+                end += max(count, count * _BURST + rows - words) + latency
             unit_free[unit] = end
             if instruction.opcode is Opcode.SNAPSHOT:
                 snapshots.append(end)
@@ -122,3 +175,27 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             if instruction["post"] >> taker & 1:
                 tokens[unit, taker].append(end)
     return Timeline(ends, snapshots)
+
+
+def _feeding(
+    config: EngineConfig, instruction: Instruction, geometry: Instruction, patches: int
+) -> tuple[int, int]:
+    """Words that the feeder brings for a COMPUTE, and how many cycles that takes it."""
+    taps = max(1, geometry["taps_inner"]) * max(1, geometry["taps_outer"])
+    if instruction["pack"]:
+        lanes = next(iter(config.storages.values())).block
+        run = geometry["words"]
+        # Where a run begins in its words depends on the pixel; a patch's last word may take its own cycle.
+        pixels = np.arange(geometry["pixels_inner"])
+        offsets = (geometry["dilation_inner"] + pixels * geometry["taps_more"]) % lanes
+        reads = (-(-(offsets + run) // lanes)).mean() * geometry["taps_outer"]
+        words = -(-run * geometry["taps_outer"] // lanes)
+        flushed = 1 if run * geometry["taps_outer"] % lanes else 0
+        return patches * words, round(patches * (reads + flushed / 2))
+    words = taps * geometry["words"]
+    if instruction["chain"]:
+        lines = -(-patches // geometry["pixels_inner"])
+        more = geometry["taps_more"] * geometry["taps_outer"]
+        total = lines * words + (patches - lines) * more
+        return total, total
+    return patches * words, patches * words

@@ -780,6 +780,7 @@ class Simulation:
             environment={"BITWRIGHT_JOB": str(folder / "job.zip")},
             watch=watch if progress is not None else None,
         )
+        watch()  # what was reported between the last look and the end
         results = load_results(folder / "results.zip")
         lines = log.read_text(errors="replace").splitlines()
         self.messages = [

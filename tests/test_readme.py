@@ -42,6 +42,7 @@ def test_the_tutorial(folder: Path) -> None:
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     files = {file.name for file in (folder / "build" / "tiny").iterdir()}
     assert {"engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "synth.json"} <= files
+    assert "report.html" in files
 
 
 def test_the_two_commands_exist() -> None:

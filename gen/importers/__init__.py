@@ -27,9 +27,16 @@ def load(path: str | PathLike[str]) -> Graph:
         from .tflite import load as load_tflite
 
         return load_tflite(data, path.stem, where)
+    from ._onnx import read
+    from .qonnx import is_qonnx
+    from .qonnx import load as load_qonnx
+
+    model = read(data, where)
+    if is_qonnx(model):
+        return load_qonnx(model, path.stem, where)
     from .onnx import load as load_onnx
 
-    return load_onnx(data, path.stem, where)
+    return load_onnx(model, path.stem, where)
 
 
 def _read(path: Path, where: str) -> bytes:

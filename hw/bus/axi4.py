@@ -93,7 +93,7 @@ class ReadPort(wiring.Component):
     """Read master shared by two requesters; requester 0 goes first.
 
     Any number of bursts may be under way; whoever asks has room for what it asked for, so ``m_rready`` is
-    always high. Data come out a cycle after they arrive.
+    high but for cycles of `hold`. Data come out a cycle after they arrive.
 
     Parameters
     ----------
@@ -104,6 +104,7 @@ class ReadPort(wiring.Component):
     -------
     base, size, stop : see :class:`WindowCheck`
     request : bursts of each requester
+    hold : no word comes out in the next cycle
     data : the words, in order of the requests of each
     valid, last : which requester the word is for; the last word of a burst
     outside, error : faults, a cycle each
@@ -122,6 +123,7 @@ class ReadPort(wiring.Component):
                 "size": In(32),
                 "stop": In(1),
                 "request": In(stream.Signature(burst)).array(2),
+                "hold": In(1),
                 "data": Out(bus_bits),
                 "valid": Out(2),
                 "last": Out(1),
@@ -172,20 +174,21 @@ class ReadPort(wiring.Component):
             self.m_arburst.eq(INCR),
             self.m_arcache.eq(CACHEABLE),
             self.m_arprot.eq(PRIVILEGE),
-            self.m_rready.eq(1),
+            self.m_rready.eq(~self.hold),
         ]
+        comes = self.m_rvalid & self.m_rready
         under_way = Signal(12)
         sent = self.m_arvalid & self.m_arready
-        ended = self.m_rvalid & self.m_rlast
+        ended = comes & self.m_rlast
         with m.If(sent & ~ended):
             m.d.sync += under_way.eq(under_way + 1)
         with m.Elif(ended & ~sent):
             m.d.sync += under_way.eq(under_way - 1)
         m.d.sync += [
             self.data.eq(self.m_rdata),
-            self.valid.eq(Cat(~self.m_rid, self.m_rid) & self.m_rvalid.replicate(2)),
+            self.valid.eq(Cat(~self.m_rid, self.m_rid) & comes.replicate(2)),
             self.last.eq(self.m_rlast),
-            self.error.eq(self.m_rvalid & self.m_rresp[1]),
+            self.error.eq(comes & self.m_rresp[1]),
         ]
         m.d.comb += self.idle.eq(check.idle & (under_way == 0) & (self.valid == 0))
         return m

@@ -24,9 +24,7 @@ class LoadUnit(wiring.Component):
     The requests of one instruction follow those of the previous without waiting for its data, so the bus
     is kept busy (``loads_under_way`` of them); the walker ends an instruction when its last word is in place.
 
-    A word of weights or parameters goes to (row, bank), banks first: a scratchpad row is filled before the
-    next one begins. So do activations; with several array rows, matrix row *r* goes to the memory of array
-    row ``r % rows``, at ``scratch + (r // rows) * scratch_row``.
+    A word goes to (row, bank), banks first: a scratchpad row is filled before the next one begins.
 
     Parameters
     ----------
@@ -38,7 +36,8 @@ class LoadUnit(wiring.Component):
     i, wait_for, waited, take : instructions and tokens, as in the compute unit
     request : bursts to the read port
     word, word_valid : from the read port
-    write_enable : per array row for activations, then weights, then parameters
+    write_activations, write_weights, write_channels : enables of the scratchpads
+    write_tables : the same, in an engine that has tables
     write_row, write_bank, write_data : where and what
     ended, post : an instruction's last word is in place; tokens to give
     idle, illegal : as in the compute unit
@@ -52,8 +51,10 @@ class LoadUnit(wiring.Component):
         self.row_bits = max(max(1, (pad.rows - 1).bit_length()) for pad in self.geometries.values())
         self.bank_bits = max((pad.banks - 1).bit_length() for pad in self.geometries.values())
         burst = BurstLayout(config.burst_beats, address_bits=config.word_address_bits)
+        tables = {"write_tables": Out(1)} if Buffer.TABLES in self.geometries else {}
         super().__init__(
-            {
+            tables
+            | {
                 "i": In(stream.Signature(self.layout)),
                 "wait_for": Out(3),
                 "waited": In(1),
@@ -61,7 +62,7 @@ class LoadUnit(wiring.Component):
                 "request": Out(stream.Signature(burst)),
                 "word": In(config.bus_bits),
                 "word_valid": In(1),
-                "write_activations": Out(config.rows),
+                "write_activations": Out(1),
                 "write_weights": Out(1),
                 "write_channels": Out(1),
                 "write_row": Out(self.row_bits),
@@ -93,7 +94,6 @@ class LoadUnit(wiring.Component):
             {
                 "buffer": 2,
                 "scratch": self.row_bits,
-                "scratch_row": self.row_bits + 1,
                 "beats": len(instruction.beats),
                 "post": 3,
             }
@@ -107,15 +107,14 @@ class LoadUnit(wiring.Component):
         held = Signal(range(config.loads_under_way + 1))
 
         # Instructions
-        pads = [self.geometries[buffer] for buffer in Buffer]
+        pads = [self.geometries.get(buffer) for buffer in Buffer]
         beyond = Array(
-            [instruction.scratch[(pad.rows - 1).bit_length() :].any() for pad in pads] + [Const(1)]
+            instruction.scratch[(pad.rows - 1).bit_length() :].any() if pad else Const(1) for pad in pads
         )
         illegal = (
             (instruction.beats == 0)
             | (instruction.row_beats == 0)
             | beyond[instruction.buffer]
-            | ((instruction.buffer == Buffer.ACTIVATIONS) & (instruction.scratch_row == 0))
             | instruction.wait[0]
             | instruction.post[0]
         )
@@ -141,7 +140,6 @@ class LoadUnit(wiring.Component):
             m.d.sync += [
                 places[put].buffer.eq(instruction.buffer),
                 places[put].scratch.eq(instruction.scratch),
-                places[put].scratch_row.eq(instruction.scratch_row),
                 places[put].beats.eq(instruction.beats),
                 places[put].post.eq(instruction.post),
                 put.eq(put + 1),
@@ -154,15 +152,12 @@ class LoadUnit(wiring.Component):
         to_activations = Signal()  # the buffer once more, decoded: write enables go a long way
         to_weights = Signal()
         to_channels = Signal()
+        to_tables = Signal()
         row = Signal(self.row_bits)
         bank = Signal(max(1, self.bank_bits))
         last_bank = Signal()
         words_left = Signal.like(instruction.beats)
         last_word = Signal()
-        row_left = Signal(self.row_bits + 1)  # scratchpad rows left of this matrix row
-        row_words = Signal(self.row_bits + 1)
-        row_start = Signal(self.row_bits)
-        array_row = Signal(range(max(2, config.rows)))
         post = Signal(3)
 
         ending = self.word_valid & last_word
@@ -171,36 +166,22 @@ class LoadUnit(wiring.Component):
             self.write_data.eq(self.word),
             self.write_row.eq(row),
             self.write_bank.eq(bank),
+            self.write_activations.eq(self.word_valid & to_activations),
             self.write_weights.eq(self.word_valid & to_weights),
             self.write_channels.eq(self.word_valid & to_channels),
             self.pending.eq(active & ~self.word_valid),
             self.idle.eq(~self.i.valid & ~active & (held == 0)),
         ]
-        for index in range(config.rows):
-            m.d.comb += self.write_activations[index].eq(
-                self.word_valid & to_activations & (array_row == index)
-            )
-        last_banks = Array([pad.banks == 1 for pad in pads] + [Const(1)])
-        bank_counts = Array([Const(pad.banks) for pad in pads] + [Const(1)])
+        if Buffer.TABLES in self.geometries:
+            m.d.comb += self.write_tables.eq(self.word_valid & to_tables)
+        banks = [pad.banks if pad else 1 for pad in pads]
+        last_banks = Array(count == 1 for count in banks)
+        bank_counts = Array(map(Const, banks))
         m.d.sync += self.ended.eq(0)
         with m.If(self.word_valid):
             m.d.sync += [words_left.eq(words_left - 1), last_word.eq(words_left == 2)]
             with m.If(last_bank):
                 m.d.sync += [bank.eq(0), row.eq(row + 1), last_bank.eq(last_banks[buffer])]
-                if config.rows > 1:
-                    m.d.sync += row_left.eq(row_left - 1)
-                    with m.If((row_left == 1) & (buffer == Buffer.ACTIVATIONS)):
-                        m.d.sync += [
-                            row_left.eq(row_words),
-                            array_row.eq(array_row + 1),
-                            row.eq(row_start),
-                        ]
-                        with m.If(array_row == config.rows - 1):
-                            m.d.sync += [
-                                array_row.eq(0),
-                                row_start.eq(row_start + row_words),
-                                row.eq(row_start + row_words),
-                            ]
             with m.Else():
                 m.d.sync += [bank.eq(bank + 1), last_bank.eq(bank + 2 == bank_counts[buffer])]
             with m.If(last_word):
@@ -214,15 +195,12 @@ class LoadUnit(wiring.Component):
                 to_activations.eq(place.buffer == Buffer.ACTIVATIONS),
                 to_weights.eq(place.buffer == Buffer.WEIGHTS),
                 to_channels.eq(place.buffer == Buffer.CHANNELS),
+                to_tables.eq(place.buffer == Buffer.TABLES),
                 row.eq(place.scratch),
-                row_start.eq(place.scratch),
-                row_words.eq(place.scratch_row),
-                row_left.eq(place.scratch_row),
                 bank.eq(0),
                 last_bank.eq(last_banks[place.buffer]),
                 words_left.eq(place.beats),
                 last_word.eq(place.beats == 1),
-                array_row.eq(0),
                 post.eq(place.post),
                 get.eq(get + 1),
             ]

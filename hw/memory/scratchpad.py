@@ -6,7 +6,7 @@ from amaranth.hdl import Array, Cat, Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from ..config import EngineConfig
+from ..config import TABLE_BITS, TABLE_ENTRIES, EngineConfig
 from ..sched.isa import Buffer
 from .ram import Ram
 
@@ -58,12 +58,12 @@ class Geometry:
 
 
 def geometries(config: EngineConfig) -> dict[Buffer, Geometry]:
-    """The scratchpads that LOAD fills; that of activations exists once per array row."""
+    """The scratchpads that LOAD fills."""
 
     def geometry(read_bits: int, depth: int) -> Geometry:
         return Geometry(write_bits=config.bus_bits, read_bits=read_bits, depth=depth)
 
-    return {
+    shapes = {
         Buffer.ACTIVATIONS: geometry(config.activation_word_bits, config.activation_depth),
         Buffer.WEIGHTS: geometry(config.weight_word_bits, config.weight_depth),
         # Parameters narrower than the bus have a row each.
@@ -71,6 +71,9 @@ def geometries(config: EngineConfig) -> dict[Buffer, Geometry]:
             max(config.channel_word_bits, config.bus_bits), config.channel_depth // config.requantisers
         ),
     }
+    if "sum" in config.combined:
+        shapes[Buffer.TABLES] = geometry(TABLE_BITS, 2 * TABLE_ENTRIES)
+    return shapes
 
 
 class Scratchpad(wiring.Component):

@@ -1,13 +1,14 @@
-"""The store unit: the output scratchpad, and snapshots of the event counters, to memory."""
+"""The store unit: results to memory and back to the activation scratchpad, event counters to memory."""
 
-from amaranth.hdl import Module, Signal
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Const, Module, Signal, Value
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import EngineConfig
-from ..sched.isa import Opcode
+from ..sched.isa import Buffer, Opcode
 from ..sched.widths import narrow_layout
+from .scratchpad import geometries
 
 __all__ = ["StoreUnit"]
 
@@ -18,10 +19,14 @@ class StoreUnit(wiring.Component):
     ::
 
         instruction ─┬─► splitter ──► bursts ─► write port
-                     └─► reader: output scratchpad or counters ──► words
+                     └─► reader: output scratchpad or counters ──► register ─┬─► words
+                                                                             └─► activation scratchpad
 
     An instruction ends when the memory has acknowledged its last burst, so that a token it gives to the
-    load unit means that the data can be read back.
+    load unit means that the data can be read back. Where the configuration forwards, words may go to the
+    activation scratchpad as well, or only; its write port is the load unit's first. There, too, an
+    instruction's words lie in rows of ``row_beats``: word ``bank`` of row ``place``, and each that follows
+    ``pitch`` scratchpad rows on.
 
     Parameters
     ----------
@@ -33,6 +38,9 @@ class StoreUnit(wiring.Component):
     i, wait_for, waited, take : instructions and tokens, as in the compute unit
     read_enable, read_row, read_data : read port of the output scratchpad, one cycle of latency
     snapshot, counters : start a snapshot of the event counters; its words
+    forward, forward_row, forward_bank : write to the activation scratchpad, the payload of `words`; there
+        where the configuration forwards
+    forward_ready : that port is free
     request, words : to the write port
     acknowledged : the write port has nothing under way
     ended, post, idle, illegal : as in the compute unit
@@ -44,8 +52,17 @@ class StoreUnit(wiring.Component):
         self.layout = narrow_layout(config, Opcode.STORE)
         burst = BurstLayout(config.burst_beats, address_bits=config.word_address_bits)
         self.row_bits = (config.output_depth - 1).bit_length()
+        activations = geometries(config)[Buffer.ACTIVATIONS]
+        self.banks = activations.banks
+        forwarding = {
+            "forward": Out(1),
+            "forward_row": Out(range(activations.rows)),
+            "forward_bank": Out(range(activations.banks)),
+            "forward_ready": In(1),
+        }
         super().__init__(
-            {
+            (forwarding if config.forwards else {})
+            | {
                 "i": In(stream.Signature(self.layout)),
                 "wait_for": Out(3),
                 "waited": In(1),
@@ -101,6 +118,16 @@ class StoreUnit(wiring.Component):
         held = Signal()  # the register behind it is a word not yet sent
         move = Signal()
 
+        to_memory: Value = Const(1)  # of the instruction under way
+        if self.config.forwards:
+            if len(instruction.place) > len(self.forward_row):
+                illegal |= instruction.place[len(self.forward_row) :].any()
+            if self.banks < 1 << len(instruction.bank):
+                illegal |= instruction.bank >= self.banks
+            illegal |= instruction.only & ~instruction.forward
+            illegal |= counting & instruction.forward
+            to_memory = Signal(name="to_memory")
+
         m.d.sync += [checked.eq(self.i.valid & ~running & ~start), bad.eq(illegal)]
         m.d.comb += [
             self.wait_for.eq(instruction.wait),
@@ -110,7 +137,7 @@ class StoreUnit(wiring.Component):
             self.waiting.eq(checked & ~self.waited),
             self.idle.eq(~self.i.valid & ~running),
             self.snapshot.eq(start & counting),
-            splitter.i.valid.eq(start),
+            splitter.i.valid.eq(start & ~instruction.only if self.config.forwards else start),
             splitter.i.payload.memory.eq(instruction.memory),
             splitter.i.payload.beats.eq(instruction.beats),
             splitter.i.payload.row_beats.eq(instruction.row_beats),
@@ -118,7 +145,13 @@ class StoreUnit(wiring.Component):
         ]
         wiring.connect(m, splitter.o, wiring.flipped(self.request))
 
-        free = ~held | self.words.ready
+        sent = ~held | self.words.ready
+        free = sent
+        kept: Value = Const(0)
+        if self.config.forwards:
+            kept = Signal(name="kept")  # the register's word has not gone to the activation scratchpad
+            free = sent & (~kept | self.forward_ready)
+            self._forward(m, instruction, start, kept, move)
         m.d.comb += [
             self.words.payload.eq(word),
             self.words.valid.eq(held),
@@ -134,22 +167,71 @@ class StoreUnit(wiring.Component):
         with m.If(self.words.ready):
             m.d.sync += held.eq(0)
         with m.If(move):
-            m.d.sync += [word.eq(self.read_data), held.eq(1)]
+            m.d.sync += [word.eq(self.read_data), held.eq(to_memory)]
         with m.If(self.counters.valid & self.counters.ready):
             m.d.sync += [word.eq(self.counters.payload), held.eq(1), words_left.eq(words_left - 1)]
         with m.If(self.request.valid & self.request.ready & self.request.payload.last):
             m.d.sync += all_asked.eq(1)
 
-        finish = running & all_asked & (words_left == 0) & ~loaded & ~held & self.acknowledged
+        finish = running & all_asked & (words_left == 0) & ~loaded & ~held & ~kept & self.acknowledged
         m.d.comb += [self.i.ready.eq(finish), self.ended.eq(finish), self.post.eq(instruction.post)]
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
-                all_asked.eq(0),
+                all_asked.eq(instruction.only if self.config.forwards else 0),
                 from_counters.eq(counting),
                 words_left.eq(instruction.beats),
                 row.eq(instruction.scratch),
             ]
+        if self.config.forwards:
+            with m.If(start):
+                m.d.sync += to_memory.eq(~instruction.only)
         with m.If(finish):
             m.d.sync += running.eq(0)
         return m
+
+    def _forward(self, m: Module, instruction: data.View, start: Signal, kept: Signal, move: Signal) -> None:
+        """Take words to the activation scratchpad, row of words after row of words."""
+        forwards = Signal()
+        row = Signal.like(self.forward_row, name="forwarded_row")
+        first_row = Signal.like(row)
+        pitch = Signal.like(row)
+        bank = Signal.like(self.forward_bank, name="forwarded_bank")
+        first_bank = Signal.like(bank)
+        row_beats = Signal.like(instruction.row_beats)
+        left = Signal.like(row_beats)  # of the row of words
+        last = Signal()
+        m.d.comb += [
+            self.forward.eq(kept),
+            self.forward_row.eq(row),
+            self.forward_bank.eq(bank),
+        ]
+        next_row = first_row + pitch
+        with m.If(kept & self.forward_ready):
+            m.d.sync += [kept.eq(0), left.eq(left - 1), last.eq(left == 2)]
+            with m.If(bank == self.banks - 1):
+                m.d.sync += [bank.eq(0), row.eq(row + 1)]
+            with m.Else():
+                m.d.sync += bank.eq(bank + 1)
+            with m.If(last):
+                m.d.sync += [
+                    left.eq(row_beats),
+                    last.eq(row_beats == 1),
+                    row.eq(next_row),
+                    first_row.eq(next_row),
+                    bank.eq(first_bank),
+                ]
+        with m.If(move):
+            m.d.sync += kept.eq(forwards)
+        with m.If(start):
+            m.d.sync += [
+                forwards.eq(instruction.forward),
+                row.eq(instruction.place),
+                first_row.eq(instruction.place),
+                pitch.eq(instruction.pitch),
+                row_beats.eq(instruction.row_beats),
+                left.eq(instruction.row_beats),
+                last.eq(instruction.row_beats == 1),
+            ]
+            if self.banks > 1:
+                m.d.sync += [bank.eq(instruction.bank), first_bank.eq(instruction.bank)]

@@ -1,7 +1,6 @@
 """BISMO's dot-product unit: one bit of every activation times one bit of every weight in a beat."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -10,17 +9,8 @@ from numpy.typing import NDArray
 from ..formats import Int
 from ..reduce.datapath import Accumulated, Datapath
 from ..reduce.popcount import signed_popcount
-from ..reduce.terms import Term, bits_of
-from .contract import (
-    Beat,
-    DotProduct,
-    DotProductUnit,
-    Layout,
-    Precision,
-    PriceCase,
-    built_latency,
-    planar_bits,
-)
+from ..reduce.terms import bits_of
+from .contract import Beat, DotProduct, DotProductUnit, Layout, Precision, PriceCase, integers, planar_bits
 
 __all__ = ["Bismo", "BismoUnit"]
 
@@ -65,7 +55,7 @@ class Bismo(DotProduct):
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
-        return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+        return integers(precision)
 
     @classmethod
     def priced(cls) -> tuple[PriceCase, ...]:
@@ -84,21 +74,14 @@ class Bismo(DotProduct):
     def control(self) -> dict[str, int]:
         return {"shift": 1, "negate": 1}
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
-
     def beats(self, precision: Precision) -> tuple[Beat, ...]:
         return plane_pairs(precision)
 
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return planar_bits(precision.activation, values)
 
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return planar_bits(precision.weight, values)
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
 
     def unit(self) -> "BismoUnit":
         return BismoUnit(self)
@@ -133,11 +116,9 @@ class BismoUnit(DotProductUnit):
         negate, shift = self.field("negate"), self.field("shift")
         products = [a & w for a, w in zip(bits_of(self.a), bits_of(self.w), strict=True)]
         negated, carry = signed_popcount(datapath, products, negate)
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             negated,
-            self.spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=carry,
             double=shift,
             segment=8,

@@ -9,12 +9,23 @@ from operator import or_
 from typing import ClassVar, Literal
 
 import numpy as np
+from amaranth.hdl import Array, Cat, Module
 from numpy.typing import NDArray
 
 from ..formats import Bipolar, Format, Int, Ternary
 from ..reduce.datapath import Accumulated, Datapath, Number
 from ..reduce.terms import ONE, ZERO, Term, bits_of
-from .contract import Beat, DotProduct, DotProductUnit, Layout, Precision, PriceCase, built_latency, enclosing
+from .contract import (
+    ActivationFeeder,
+    Beat,
+    DotProduct,
+    DotProductUnit,
+    Layout,
+    Precision,
+    PriceCase,
+    enclosing,
+    packed_bits,
+)
 
 __all__ = ["BrickGrid", "BrickGridUnit", "Bricks", "Pending", "Signs", "join", "narrowed"]
 
@@ -91,6 +102,10 @@ class BrickGrid(DotProduct):
     operand stands once for each brick that takes it. Bricks that take the same bits in every mode that is
     built for share them: a unit built for ``a8w8`` alone has words of 8 bits, and nothing that chooses
     between modes.
+
+    Where precisions differ in how far weights are spread, an activation stands in a word as often as a
+    weight has bricks. A memory holds it once, and a :class:`BrickFeeder` in front of each row repeats it.
+    Weights are repeated in memory.
 
     **Beats.** Operands of 9 to 16 bits are stored in 16 and take two words, the lower and the higher byte. A
     step has a beat for each pair of words, the most significant first; between significances the accumulator
@@ -197,6 +212,46 @@ class BrickGrid(DotProduct):
         fields = {name: 1 for name, value in self.flags.items() if value is None}
         return {"shift": 1, **fields} if self.shifts else fields
 
+    @cached_property
+    def spreads(self) -> tuple[int, ...]:
+        """How far weights are spread, ascending; nothing where a memory has the words that units take."""
+        modes = {(spread(a), spread(w)) for a, w in self.precisions}
+        return tuple(sorted({w for _, w in modes})) if len(modes) > 1 else ()
+
+    def feeder(self) -> "BrickFeeder | None":
+        return BrickFeeder(self) if self.spreads else None
+
+    def stored_steps(self, precision: Precision) -> NDArray[np.intp]:
+        if not self.spreads:
+            return super().stored_steps(precision)
+        a, w = spread(precision.activation), spread(precision.weight)
+        across = SIDE // w
+        unit = np.array(
+            [
+                [
+                    (SIDE * self.stored_column(w, element % across * w, step) + element // across * a) // a
+                    for element in range(SIDE // a * across)
+                ]
+                for step in range(w // self.spreads[0])
+            ]
+        )
+        size = SIDE // a * (SIDE // self.spreads[0])  # elements of a unit's part of a stored word
+        lanes = np.arange(self.lanes)[:, None, None] * size + unit
+        steps: NDArray[np.intp] = lanes.transpose(1, 0, 2).reshape(len(unit), -1)
+        return steps
+
+    def stored_column(self, w: int, column: int, step: int) -> int:
+        """Which byte of a unit's part of a stored word a column of bricks takes, weights spread over w."""
+        return column // w + SIDE // w * step
+
+    @property
+    def feeds(self) -> tuple[tuple[int, int], ...]:
+        """What the feeder may be told: how far weights are spread, and which step of a stored word it is."""
+        return tuple((w, step) for w in self.spreads for step in range(w // self.spreads[0]))
+
+    def feeder_index(self, precision: Precision, step: int, beat: Beat) -> int:
+        return self.feeds.index((spread(precision.weight), step)) if self.spreads else beat.activation
+
     def elements(self, precision: Precision) -> int:
         return self.lanes * (SIDE // spread(precision.activation)) * (SIDE // spread(precision.weight))
 
@@ -208,10 +263,10 @@ class BrickGrid(DotProduct):
             beats.append(Beat(a, w, shift=shift, control=fields))
         return tuple(beats)
 
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return self._packed(values, precision, "a")
 
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return self._packed(values, precision, "w")
 
     def _packed(
@@ -232,9 +287,58 @@ class BrickGrid(DotProduct):
         # (..., lanes, words, places, bits of a brick)
         return np.moveaxis(placed, -3, -4).reshape(*values.shape[:-1], words, -1)
 
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
+
+class BrickFeeder(ActivationFeeder):
+    """Repeats activations for the bricks that take them, of a memory word that has each of them once.
+
+    A unit's part of a stored word has ``4 / W`` bytes, where W is how far weights are spread at least. Brick
+    (r, c) takes two bits, pair r, of byte ``c // w + (4 / w) * step`` where weights are spread over w bricks:
+    with ``w / W`` steps, a word is taken up. So each column of bricks chooses between at most four bytes::
+
+                 w = 1           w = 2                      w = 4
+        step     0               0           1              0        1        2        3
+        bytes    0 1 2 3         0 0 1 1     2 2 3 3        0 0 0 0  1 1 1 1  2 2 2 2  3 3 3 3
+
+    Parameters
+    ----------
+    spec
+        The units.
+
+    Members
+    -------
+    i, index, o : as of a feeder; activations are packed in 2, 4 or 8 bits each
+    """
+
+    def __init__(self, spec: BrickGrid):
+        self.spec = spec
+        self.bytes = SIDE // spec.spreads[0]
+        super().__init__(
+            stored_word_bits=spec.lanes * self.bytes * BYTE,
+            activation_word_bits=spec.activation_word_bits,
+            words=len(spec.feeds),
+            latency=1,
+        )
+
+    def stored_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_bits(container(precision.activation), values)
+
+    def elaborate(self, platform: object) -> Module:
+        """As the class says."""
+        m = Module()
+        spec = self.spec
+        _, bricks = np.unique(spec.activation_places, return_index=True)
+        pairs = []
+        for lane in range(spec.lanes):
+            stored = self.i.word_select(lane, self.bytes * BYTE)
+            for brick in bricks:
+                row, column = divmod(int(brick), SIDE)
+                choices = [
+                    stored.word_select(SIDE * spec.stored_column(w, column, step) + row, BRICK_BITS)
+                    for w, step in spec.feeds
+                ]
+                pairs.append(Array(choices)[self.index] if len(choices) > 1 else choices[0])
+        m.d.sync += self.o.eq(Cat(pairs))
+        return m
 
 
 def _flags(words: Precision) -> dict[str, int]:
@@ -444,11 +548,9 @@ class BrickGridUnit(DotProductUnit):
     def compute(self, datapath: Datapath) -> Accumulated:
         bricks = Bricks(self, datapath)
         number, carry = bricks.corrected(*self.summed(datapath, bricks))
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             number,
-            self.spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=carry,
             double=self.field("shift") if self.spec.shifts else ZERO,
             places=self.spec.shift_places,

@@ -34,16 +34,16 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-from amaranth.hdl import Module, Value, signed
+from amaranth.hdl import Module, Shape, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..emission import never_elaborated
 from ..formats import Format, Int, parse_format, short_name
 from ..reduce.carry import FABRICS, Fabric
-from ..reduce.datapath import Accumulated, Datapath
-from ..reduce.terms import Term
+from ..reduce.datapath import Accumulated, Datapath, Number
+from ..reduce.terms import ZERO, Term
 
 __all__ = [
     "ActivationFeeder",
@@ -54,9 +54,10 @@ __all__ = [
     "Order",
     "Precision",
     "PriceCase",
-    "built_latency",
     "enclosing",
+    "integers",
     "packed_bits",
+    "packed_words",
     "planar_bits",
 ]
 
@@ -179,9 +180,43 @@ def packed_bits(format: Format, values: NDArray[np.integer]) -> NDArray[np.uint8
     return format.planes(values).reshape(*values.shape[:-1], values.shape[-1] * format.bits)
 
 
+def packed_words(lane: Format, format: Format, values: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Packed layout, one word of a step: ``(..., elements)`` to ``(..., 1, bits)``.
+
+    Parameters
+    ----------
+    lane
+        What an element is in hardware, where it may be wider than the format in force.
+    format
+        That of the values.
+    values
+        A step's elements.
+
+    Raises
+    ------
+    ValueError
+        A value does not fit the format.
+    """
+    return packed_bits(lane, format.decode(format.encode(values)))[..., None, :]
+
+
+def integers(precision: Precision) -> bool:
+    """Whether both operands are integers of 1 to 16 bits."""
+    return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+
+
 def planar_bits(format: Format, values: NDArray[np.integer]) -> NDArray[np.uint8]:
     """Planar layout of the last axis, lowest plane first: ``(..., elements)`` to ``(..., planes, bits)``."""
     return np.moveaxis(format.planes(values), -1, -2)
+
+
+_DECLARED = {
+    "name": "what configurations call it",
+    "supports": "in words, which precisions it supports",
+    "activation_layout": "Layout.PACKED or Layout.PLANAR",
+    "weight_layout": "Layout.PACKED or Layout.PLANAR",
+}
+"""What an architecture declares beside its methods."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,6 +238,8 @@ class DotProduct(ABC):
 
     Raises
     ------
+    TypeError
+        A parameter is of another kind; or a class lacks its name, what it supports or a layout.
     ValueError
         A parameter is out of range, or a precision is not one that the architecture supports.
     """
@@ -223,20 +260,50 @@ class DotProduct(ABC):
     fabric: Fabric = "generic"
     stride: int = 1
 
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        # Which of its methods are abstract, a class is told only after this.
+        names = {*vars(cls)}.union(*(getattr(base, "__abstractmethods__", ()) for base in cls.__bases__))
+        if any(getattr(getattr(cls, name), "__isabstractmethod__", False) for name in names):
+            return
+        for name, meaning in _DECLARED.items():
+            if not hasattr(cls, name):
+                raise TypeError(f"{cls.__name__} does not declare {name}: {meaning}")
+
     def __post_init__(self) -> None:
-        if self.lanes < 1:
-            raise ValueError(f"{self.name}: lanes = {self.lanes}: must be at least 1")
-        if self.reduction < 1:
-            raise ValueError(f"{self.name}: reduction = {self.reduction}: must be at least 1")
+        self.check_integer("lanes", 1)
+        self.check_integer("reduction", 1)
+        self.check_integer("stride", 1)
         if self.fabric not in FABRICS:
             raise ValueError(f"{self.name}: fabric = {self.fabric!r}: must be one of {', '.join(FABRICS)}")
-        if self.stride < 1:
-            raise ValueError(f"{self.name}: stride = {self.stride}: must be at least 1")
+        given: object = self.precisions
+        if not isinstance(given, tuple) or not all(isinstance(item, Precision) for item in given):
+            raise TypeError(
+                f"{self.name}: precisions = {given!r}: must be a tuple of Precision, such as "
+                "(Precision.parse('a8w8'),)"
+            )
         if not self.precisions:
             raise ValueError(f"{self.name}: precisions: must name at least one")
         for precision in self.precisions:
             if not self.supported(precision):
                 raise ValueError(f"{self.name} does not support precision {precision}: {self.supports}")
+
+    def check_integer(self, parameter: str, least: int, most: int | None = None) -> None:
+        """Complain of a parameter that is no integer of that range.
+
+        Raises
+        ------
+        TypeError
+            It is no integer.
+        ValueError
+            It is out of range.
+        """
+        value: object = getattr(self, parameter)
+        allowed = f"at least {least}" if most is None else f"{least} to {most}"
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{self.name}: {parameter} = {value!r}: must be an integer, {allowed}")
+        if value < least or (most is not None and value > most):
+            raise ValueError(f"{self.name}: {parameter} = {value}: must be {allowed}")
 
     # To be declared by each architecture
 
@@ -255,40 +322,21 @@ class DotProduct(ABC):
     def weight_word_bits(self) -> int:
         """Width of a weight word."""
 
-    @abstractmethod
     def elements(self, precision: Precision) -> int:
-        """Positions of the dot product in a step."""
+        """Positions of the dot product in a step; one per lane unless an architecture says otherwise."""
+        return self.lanes
 
-    @abstractmethod
     def beats(self, precision: Precision) -> tuple[Beat, ...]:
-        """The beats of a step."""
+        """The beats of a step; a single one unless an architecture says otherwise."""
+        return (Beat(),)
 
     @abstractmethod
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        """Words of a step's activations, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
-
-        Raises
-        ------
-        ValueError
-            A value does not fit the format.
-        """
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        """What :meth:`activation_bits` gives, of values whose kind and number have been checked."""
 
     @abstractmethod
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        """Words of a step's weights, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
-
-        Where a beat adds to several outputs, from ``(..., outputs, elements)``.
-
-        Raises
-        ------
-        ValueError
-            A value does not fit the format.
-        """
-
-    @property
-    @abstractmethod
-    def latency(self) -> int:
-        """Cycles from the beat with ``last`` to ``o_valid``."""
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        """What :meth:`weight_bits` gives, of values whose kind and number have been checked."""
 
     @abstractmethod
     def unit(self) -> "DotProductUnit":
@@ -297,6 +345,18 @@ class DotProduct(ABC):
     def feeder(self) -> "ActivationFeeder | None":
         """What makes the unit's activation words; None where a memory holds them as the unit takes them."""
         return None
+
+    def stored_steps(self, precision: Precision) -> NDArray[np.intp]:
+        """Which elements of what a memory holds together each step takes, ``(steps, elements)``.
+
+        A word of the memory, or the planes of as many elements, has those of several steps where a feeder
+        makes more of them than they are bits; otherwise of one, in their order.
+        """
+        return np.arange(self.elements(precision))[None]
+
+    def feeder_index(self, precision: Precision, step: int, beat: Beat) -> int:
+        """What the feeder is told in a beat; ``step`` is among those of :meth:`stored_steps`."""
+        return beat.activation
 
     @property
     def outputs(self) -> int:
@@ -329,6 +389,68 @@ class DotProduct(ABC):
 
     # What follows from that
 
+    def activation_bits(self, values: ArrayLike, precision: Precision) -> NDArray[np.uint8]:
+        """Words of a step's activations, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
+
+        The first bit of a word is its lowest.
+
+        Raises
+        ------
+        TypeError
+            Values are no integers.
+        ValueError
+            A value does not fit the format, or there are more or fewer of them than a step has elements.
+        """
+        return self.pack_activations(self._checked("activations", values, precision), precision)
+
+    def weight_bits(self, values: ArrayLike, precision: Precision) -> NDArray[np.uint8]:
+        """Words of a step's weights, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
+
+        Where a beat adds to several outputs, from ``(..., outputs, elements)``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As of :meth:`activation_bits`.
+        """
+        outputs = (self.outputs,) if self.outputs_per_beat > 1 else ()
+        return self.pack_weights(self._checked("weights", values, precision, outputs), precision)
+
+    def _checked(
+        self, operand: str, values: ArrayLike, precision: Precision, outputs: tuple[int, ...] = ()
+    ) -> NDArray[np.integer]:
+        """A step's values as an array of integers."""
+        given: object = precision
+        if not isinstance(given, Precision):
+            raise TypeError(
+                f"{self.name}: precision = {given!r}: must be a Precision, such as Precision.parse('a8w8')"
+            )
+        if not self.supported(precision):
+            raise ValueError(f"{self.name} does not support precision {precision}: {self.supports}")
+        array = np.asarray(values)
+        if not np.issubdtype(array.dtype, np.integer):
+            raise TypeError(f"{self.name}: {operand} must be integers, not {array.dtype}")
+        wanted = (*outputs, self.elements(precision))
+        if array.shape[-len(wanted) :] != wanted:
+            axes = "outputs, elements" if outputs else "elements"
+            raise ValueError(
+                f"{self.name}: {operand} of shape {array.shape}: a step at {precision} has {wanted[-1]} "
+                f"elements; the shape must be (..., {', '.join(map(str, wanted))}), for (..., {axes})"
+            )
+        return array
+
+    @cached_property
+    def latency(self) -> int:
+        """Cycles from the beat with ``last`` to ``o_valid``, read off a trial build."""
+        trial = Datapath(never_elaborated(Module()), self.fabric, None, stride=self.stride)
+        return never_elaborated(self.unit()).compute(trial).time
+
+    @property
+    def result_shape(self) -> Shape | data.Layout:
+        """Of what a unit gives in one cycle: a dot product, or all where a beat adds to several outputs."""
+        result = signed(self.accumulator_bits)
+        return result if self.outputs_per_beat == 1 else data.ArrayLayout(result, self.outputs)
+
     @cached_property
     def control_layout(self) -> data.StructLayout:
         """Layout of a beat's control."""
@@ -349,19 +471,6 @@ class DotProduct(ABC):
     def steps(self, terms: int, precision: Precision) -> int:
         """Steps of a dot product of so many terms."""
         return -(-terms // self.elements(precision))
-
-    def takes_packed_activations(self, precision: Precision) -> bool:
-        """Whether a step's activations come from one memory word, side by side in their format's width."""
-        values = np.random.default_rng(0).choice(precision.activation.values, (4, self.elements(precision)))
-        packed = packed_bits(precision.activation, values)
-        feeder = self.feeder()
-        if feeder is not None:
-            words = never_elaborated(feeder).stored_bits(values, precision)
-        elif any(beat.activation for beat in self.beats(precision)):
-            return False
-        else:
-            words = self.activation_bits(values, precision)[:, 0]
-        return words.shape == packed.shape and bool((words == packed).all())
 
     def resumes(self, precision: Precision) -> bool:
         """Whether a dot product can be cut into runs of steps, each with all beats, no ``last`` between."""
@@ -418,13 +527,12 @@ class DotProductUnit(wiring.Component):
 
     def __init__(self, spec: DotProduct):
         self.spec = spec
-        result = signed(spec.accumulator_bits)
         members: dict[str, Any] = {
             "a": In(spec.activation_word_bits),
             "w": In(spec.weight_word_bits),
             "valid": In(1),
             "last": In(1),
-            "o": Out(result if spec.outputs_per_beat == 1 else data.ArrayLayout(result, spec.outputs)),
+            "o": Out(spec.result_shape),
             "o_valid": Out(1),
         }
         if spec.control:
@@ -438,6 +546,31 @@ class DotProductUnit(wiring.Component):
     def field(self, name: str) -> Term:
         """A one-bit field of the control."""
         return Term.of(getattr(self.control, name))
+
+    def accumulate(
+        self,
+        datapath: Datapath,
+        number: Number,
+        *,
+        width: int | None = None,
+        carry: Term = ZERO,
+        double: Term = ZERO,
+        places: int = 1,
+        segment: int = 12,
+        name: str = "accumulator",
+    ) -> Accumulated:
+        """:meth:`Datapath.accumulate` over the beats of a dot product, ``spec.accumulator_bits`` wide."""
+        return datapath.accumulate(
+            number,
+            self.spec.accumulator_bits if width is None else width,
+            valid=Term.of(self.valid),
+            last=Term.of(self.last),
+            carry=carry,
+            double=double,
+            places=places,
+            segment=segment,
+            name=name,
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -454,19 +587,20 @@ class ActivationFeeder(wiring.Component):
     """Makes a step's activation words of its activations, which a memory holds in one word.
 
     A row of an array has one, in front of all its units. It has no state: as long as the step lasts the
-    memory gives the same word, in every beat. Both inputs are taken straight into logic.
+    memory gives the same word, in every beat, and where a word holds several steps, in all of them. Both
+    inputs are taken straight into logic.
 
     Parameters
     ----------
     stored_word_bits, activation_word_bits, words
-        Width of the memory's word; of the units' words, and their number in a step.
+        Width of the memory's word; of the units' words, and the different ones that are made of one.
     latency
         Cycles from ``i`` and ``index`` to ``o``.
 
     Members
     -------
     i : word of the memory
-    index : which of the step's activation words to make, :attr:`Beat.activation`
+    index : which of the activation words to make, :meth:`DotProduct.feeder_index`
     o : that word
     """
 
@@ -478,16 +612,10 @@ class ActivationFeeder(wiring.Component):
 
     @abstractmethod
     def stored_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        """A step's activations as the memory holds them: ``(..., elements)`` to ``(..., word bits)``.
+        """A word of the memory: ``(..., elements)`` to ``(..., word bits)``, all elements that it holds.
 
         Raises
         ------
         ValueError
             A value does not fit the format.
         """
-
-
-def built_latency(spec: DotProduct) -> int:
-    """Latency of a unit, read off a trial build."""
-    trial = Datapath(never_elaborated(Module()), spec.fabric, None, stride=spec.stride)
-    return never_elaborated(spec.unit()).compute(trial).time

@@ -10,17 +10,16 @@ from numpy.typing import NDArray
 
 from ..formats import Int, PowerOfTwo
 from ..reduce.datapath import Accumulated, Datapath, Number
-from ..reduce.heap import offset_tree
+from ..reduce.offset import offset_tree
 from ..reduce.terms import ZERO, Term, bits_of
 from .contract import (
-    Beat,
     DotProduct,
     DotProductUnit,
     Layout,
     Precision,
-    built_latency,
     enclosing,
     packed_bits,
+    packed_words,
 )
 
 __all__ = ["Log2", "Log2Unit"]
@@ -84,26 +83,15 @@ class Log2(DotProduct):
     def weight_word_bits(self) -> int:
         return self.lanes * self.weight.bits
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_words(self.activation, precision.activation, values)
 
-    def beats(self, precision: Precision) -> tuple[Beat, ...]:
-        return (Beat(),)
-
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        precision.activation.encode(values)
-        return packed_bits(self.activation, values)[..., None, :]
-
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         precision.weight.encode(values)
         codes = self.weight.encode(values)
         places = self.weight.bits - 1
         stored = (codes - 1 & (1 << places) - 1) | codes >> places << places
         return packed_bits(Int(self.weight.bits, signed=False), stored)[..., None, :]
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
 
     def unit(self) -> "Log2Unit":
         return Log2Unit(self)
@@ -127,11 +115,9 @@ class Log2Unit(DotProductUnit):
         ]
         negative = [Term.of(self.w[(lane + 1) * q - 1]) for lane in range(spec.lanes)]
         total, left = offset_tree(datapath, lanes, negative)
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             total,
-            spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=left[0] if left else ZERO,
         )
 

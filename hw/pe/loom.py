@@ -2,27 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
-from amaranth.hdl import Signal
 from numpy.typing import NDArray
 
-from ..formats import Int
 from ..reduce.datapath import Accumulated, Datapath, Number
 from ..reduce.popcount import popcount
 from ..reduce.terms import ONE, Term, bits_of
-from .contract import (
-    Beat,
-    DotProduct,
-    DotProductUnit,
-    Layout,
-    Order,
-    Precision,
-    built_latency,
-    planar_bits,
-)
+from .contract import Beat, DotProduct, DotProductUnit, Layout, Order, Precision, integers, planar_bits
 
 __all__ = ["Loom", "LoomUnit"]
 
@@ -83,7 +71,7 @@ class Loom(DotProduct):
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
-        return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+        return integers(precision)
 
     @property
     def activation_word_bits(self) -> int:
@@ -117,9 +105,6 @@ class Loom(DotProduct):
             (value * self.lanes if value >= 0 else -value * self.lanes - 1).bit_length() for value in values
         )
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
-
     def beats(self, precision: Precision) -> tuple[Beat, ...]:
         a, w = precision
         return tuple(
@@ -136,15 +121,11 @@ class Loom(DotProduct):
             for i in reversed(range(a.bits))
         )
 
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return planar_bits(precision.activation, values)
 
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return planar_bits(precision.weight, values)
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
 
     def unit(self) -> "LoomUnit":
         return LoomUnit(self)
@@ -163,7 +144,7 @@ class LoomUnit(DotProductUnit):
 
         # -(count + left) = ~count + 1 - left = ~count + ~left
         carry = datapath.registered(Number((left[0] ^ negate,))).bits[0] if left else negate
-        plane_end, step_end = (_strobe(datapath, valid & end) for end in (plane_end, step_end))
+        plane_end, step_end = (datapath.strobe(valid & end) for end in (plane_end, step_end))
         time = max(count.time, carry.time, plane_end.time + 1)
         count, sign = datapath.aligned(count, time), datapath.delayed(negate, time)
         inner = datapath.accumulate(
@@ -182,12 +163,6 @@ class LoomUnit(DotProductUnit):
         return datapath.accumulate(
             _sum(outer), self.spec.accumulator_bits, valid=step_end, last=last, name="result"
         )
-
-
-def _strobe(datapath: Datapath, term: Term) -> Term:
-    register = Signal(name="strobe")
-    datapath.m.d.sync += register.eq(term.value)
-    return Term.of(register, term.time + 1)
 
 
 def _sum(accumulated: Accumulated) -> Number:

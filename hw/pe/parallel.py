@@ -14,18 +14,19 @@ from numpy.typing import NDArray
 from ..emission import never_elaborated
 from ..formats import Int
 from ..reduce.datapath import Accumulated, Datapath, Number
-from ..reduce.heap import heap_sum, offset_tree
+from ..reduce.heap import heap_sum
+from ..reduce.offset import offset_tree
 from ..reduce.terms import ONE, ZERO, Term, bits_of
 from .contract import (
-    Beat,
     DotProduct,
     DotProductUnit,
     Layout,
     Precision,
     PriceCase,
-    built_latency,
     enclosing,
+    integers,
     packed_bits,
+    packed_words,
 )
 from .multiplier import BlockMultiplier
 
@@ -63,7 +64,7 @@ class Parallel(DotProduct):
     more where weights are signed or only activations are. So a block of 18 bits takes two products at a8w4
     and a4w4, three at a4w2, four at a2w2. A field of the product is one too small where the field below is
     negative; the sign bit of that one makes up for it, as a carry of the tree. The weights are stored in such
-    a way that their sum is wiring and two LUTs (:meth:`weight_bits`). At 2 bits, LUTs alone take less than
+    a way that their sum is wiring and two LUTs (:meth:`pack_weights`). At 2 bits, LUTs alone take less than
     what a block leaves to be added.
 
     A step has ``lanes`` elements and one beat.
@@ -93,8 +94,7 @@ class Parallel(DotProduct):
         if self.multiplier not in get_args(Multiplier):
             allowed = ", ".join(get_args(Multiplier))
             raise ValueError(f"{self.name}: multiplier = {self.multiplier!r}: must be one of {allowed}")
-        if self.outputs < 1:
-            raise ValueError(f"{self.name}: outputs = {self.outputs}: must be at least 1")
+        self.check_integer("outputs", 1)
         if self.multiplier == "dsp" and max(self.operand_bits(1)) > self.block_bits:
             raise ValueError(
                 f"{self.name}: multiplier = 'dsp': {self.activation} by {self.weight} needs operands of "
@@ -103,7 +103,7 @@ class Parallel(DotProduct):
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
-        return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+        return integers(precision)
 
     @classmethod
     def priced(cls) -> tuple[PriceCase, ...]:
@@ -138,17 +138,10 @@ class Parallel(DotProduct):
     def weight_word_bits(self) -> int:
         return self.lanes * self.outputs * self.weight.bits
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_words(self.activation, precision.activation, values)
 
-    def beats(self, precision: Precision) -> tuple[Beat, ...]:
-        return (Beat(),)
-
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        precision.activation.encode(values)
-        return packed_bits(self.activation, values)[..., None, :]
-
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         """Words of a step's weights, as bits: ``(..., elements)`` to ``(..., words, word bits)``.
 
         With several outputs, from ``(..., outputs, elements)``; their weights lie behind one another, each
@@ -157,9 +150,9 @@ class Parallel(DotProduct):
         ``low + 2**n * high`` is in two's complement. It may be ``-2**(bits - 1) - 1``, of which ``bits`` bits
         are kept; the hardware knows it for that, as ``2**(bits - 1) - 1`` is not stored above a negative one.
         """
-        precision.weight.encode(values)
         if self.outputs == 1:
-            return packed_bits(self.weight, values)[..., None, :]
+            return packed_words(self.weight, precision.weight, values)
+        precision.weight.encode(values)
         stored = values.astype(np.int64)
         for output in range(1, self.outputs):
             if output % self.share and self.weight.signed:
@@ -192,10 +185,6 @@ class Parallel(DotProduct):
         fitting = (n for n in range(1, self.outputs + 1) if max(self.operand_bits(n)) <= self.block_bits)
         return max(fitting)
 
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
-
     def unit(self) -> "ParallelUnit":
         return ParallelUnit(self)
 
@@ -209,11 +198,9 @@ class ParallelUnit(DotProductUnit):
         spec = self.spec
         sums = self._rows(datapath) if spec.multiplier == "lut" else self._blocks(datapath)
         results = [
-            datapath.accumulate(
+            self.accumulate(
+                datapath,
                 total,
-                spec.accumulator_bits,
-                valid=Term.of(self.valid),
-                last=Term.of(self.last),
                 carry=carry,
                 name=f"accumulator_{output}",
                 segment=12 if spec.multiplier == "lut" else 16,

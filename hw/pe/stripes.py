@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..formats import Int
 from ..reduce.datapath import Accumulated, Datapath, Number
-from ..reduce.terms import ZERO, Term, bits_of
+from ..reduce.terms import ZERO, bits_of
 from .contract import (
     Beat,
     DotProduct,
@@ -17,9 +17,9 @@ from .contract import (
     Layout,
     Precision,
     PriceCase,
-    built_latency,
     enclosing,
-    packed_bits,
+    integers,
+    packed_words,
     planar_bits,
 )
 
@@ -70,7 +70,7 @@ class Stripes(DotProduct):
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
-        return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+        return integers(precision)
 
     @classmethod
     def priced(cls) -> tuple[PriceCase, ...]:
@@ -96,9 +96,6 @@ class Stripes(DotProduct):
         fields["negate"] = any(beat.control["negate"] for beat in beats)
         return {name: 1 for name, needed in fields.items() if needed}
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
-
     def beats(self, precision: Precision) -> tuple[Beat, ...]:
         top = precision.activation.bits - 1
         return tuple(
@@ -110,16 +107,11 @@ class Stripes(DotProduct):
             for plane in reversed(range(top + 1))
         )
 
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         return planar_bits(precision.activation, values)
 
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        checked = precision.weight.decode(precision.weight.encode(values))
-        return packed_bits(self.weight_lane, checked)[..., None, :]
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_words(self.weight_lane, precision.weight, values)
 
     def unit(self) -> "StripesUnit":
         return StripesUnit(self)
@@ -143,11 +135,9 @@ class StripesUnit(DotProductUnit):
         half = (spec.lanes + 2) // 4 * 2  # even, so that only a last lane may lack a partner
         left, _ = datapath.tree(products[:half])
         right, _ = datapath.tree(products[half:])
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             datapath.add(left, right, negate, flip=negate),
-            spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=negate,
             double=shift,
         )

@@ -11,15 +11,13 @@ from ..formats import Bipolar, Int, Ternary
 from ..reduce.datapath import Accumulated, Datapath, Number
 from ..reduce.terms import ONE, ZERO, Term, bits_of
 from .contract import (
-    Beat,
     DotProduct,
     DotProductUnit,
     Layout,
     Precision,
     PriceCase,
-    built_latency,
     enclosing,
-    packed_bits,
+    packed_words,
 )
 
 __all__ = ["TernaryDot", "TernaryUnit"]
@@ -105,17 +103,10 @@ class TernaryDot(DotProduct):
     def weight_word_bits(self) -> int:
         return self.lanes * (2 if self.skips else 1)
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_words(self.activation_lane, precision.activation, values)
 
-    def beats(self, precision: Precision) -> tuple[Beat, ...]:
-        return (Beat(),)
-
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        precision.activation.encode(values)  # refuses what does not fit it, if it fits the lane
-        return packed_bits(self.activation_lane, values)[..., None, :]
-
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         precision.weight.encode(values)
         factors = list(np.moveaxis(values, -1, 0))
         bits: list[NDArray[np.bool_]] = []
@@ -130,10 +121,6 @@ class TernaryDot(DotProduct):
         (factor,) = factors
         bits += [factor != 0, factor < 0] if self.skips else [factor < 0]
         return np.stack(bits, axis=-1).astype(np.uint8)[..., None, :]
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
 
     def unit(self) -> "TernaryUnit":
         return TernaryUnit(self)
@@ -157,11 +144,9 @@ class TernaryUnit(DotProductUnit):
         (total,) = level
         nonzero = datapath.delayed(next(control) if spec.skips else ONE, total.time)
         negative = datapath.delayed(next(control), total.time)
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             Number(tuple(nonzero & (bit ^ negative) for bit in total.bits), signed=True),
-            spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=nonzero & negative,
         )
 

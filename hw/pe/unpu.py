@@ -23,9 +23,9 @@ from .contract import (
     Order,
     Precision,
     PriceCase,
-    built_latency,
     enclosing,
-    packed_bits,
+    integers,
+    packed_words,
     planar_bits,
 )
 
@@ -105,12 +105,11 @@ class Unpu(DotProduct):
         super().__post_init__()
         if self.lanes < GROUP:
             raise ValueError(f"{self.name}: lanes = {self.lanes}: must be at least {GROUP}")
-        if not 1 <= self.outputs <= 16:
-            raise ValueError(f"{self.name}: outputs = {self.outputs}: must be 1 to 16")
+        self.check_integer("outputs", 1, 16)
 
     @classmethod
     def supported(cls, precision: Precision) -> bool:
-        return all(isinstance(format, Int) and format.bits <= 16 for format in precision)
+        return integers(precision)
 
     @cached_property
     def lane(self) -> Int:
@@ -154,9 +153,6 @@ class Unpu(DotProduct):
             fields |= {"output": (self.outputs - 1).bit_length(), "step_end": 1}
         return fields
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
-
     def beats(self, precision: Precision) -> tuple[Beat, ...]:
         w = precision.weight
         fill = [
@@ -179,7 +175,7 @@ class Unpu(DotProduct):
         ]
         return (*fill, *lookups)
 
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         a = precision.activation.decode(precision.activation.encode(values))
         entry = Int(self.entry_bits, signed=False)
         words = []
@@ -192,17 +188,13 @@ class Unpu(DotProduct):
             words.append(entry.planes(biased).reshape(*biased.shape[:-1], -1))
         return np.stack(words, axis=-2)
 
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
         planes = planar_bits(precision.weight, values)
         words = planes.copy()
         for group in self.groups:
             words[..., group[1:]] ^= planes[..., group[:1]]
             words[..., group[0]] ^= 1
         return words
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
 
     def unit(self) -> "UnpuUnit":
         return UnpuUnit(self)
@@ -228,8 +220,8 @@ class UnpuUnit(DotProductUnit):
         spec, m = self.spec, datapath.m
         valid, last = Term.of(self.valid), Term.of(self.last)
         write, take, end = (self.field(name) for name in ("write", "sum", "end"))
-        lookup = _strobe(datapath, valid & ~write)
-        end = _strobe(datapath, valid & end)
+        lookup = datapath.strobe(valid & ~write)
+        end = datapath.strobe(valid & end)
 
         # Tables. Between lookups their first words are read: the sum of all activations.
         address = Signal(spec.lanes, reset_less=True)
@@ -251,7 +243,7 @@ class UnpuUnit(DotProductUnit):
             signs.append(sign)
         digits, _ = _biased_tree(datapath, sums, signs)
         base = Signal(len(digits.bits), name="base", reset_less=True)
-        with m.If(datapath.delayed(_strobe(datapath, valid & take), digits.time).value):
+        with m.If(datapath.delayed(datapath.strobe(valid & take), digits.time).value):
             m.d.sync += base.eq(datapath.value(digits))
 
         # Half of digits + base + the last sign. That is even, so that the lowest bits of the three carry if
@@ -282,7 +274,7 @@ class UnpuUnit(DotProductUnit):
         spec, m = self.spec, datapath.m
         width, time = spec.accumulator_bits, number.time
         valid, last = Term.of(self.valid), Term.of(self.last)
-        step_end = datapath.delayed(_strobe(datapath, valid & self.field("step_end")), time, reset=True)
+        step_end = datapath.delayed(datapath.strobe(valid & self.field("step_end")), time, reset=True)
         final = datapath.delayed(last, time, reset=True)
         first = Signal(init=1)
         with m.If(step_end.value):
@@ -338,7 +330,7 @@ class TableGenerator(ActivationFeeder):
         )
 
     def stored_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        return packed_bits(self.spec.lane, precision.activation.decode(precision.activation.encode(values)))
+        return packed_words(self.spec.lane, precision.activation, values)[..., 0, :]
 
     def elaborate(self, platform: object) -> Module:
         spec = self.spec
@@ -362,12 +354,6 @@ class TableGenerator(ActivationFeeder):
 
 def _lut_ram(width: int, depth: int) -> LutRam:
     return never_elaborated(LutRam(width=width, depth=depth))  # as those of a trial build are
-
-
-def _strobe(datapath: Datapath, term: Term) -> Term:
-    register = Signal(name="strobe")
-    datapath.m.d.sync += register.eq(term.value)
-    return Term.of(register, term.time + 1)
 
 
 def _biased(number: Number, width: int) -> Number:

@@ -11,17 +11,15 @@ from ..formats import Bipolar, Int
 from ..reduce.datapath import Accumulated, Datapath, Number
 from ..reduce.offset import centred, constant_number, signed_tree
 from ..reduce.popcount import popcount
-from ..reduce.terms import ZERO, Term, bits_of
+from ..reduce.terms import ZERO, bits_of
 from .contract import (
-    Beat,
     DotProduct,
     DotProductUnit,
     Layout,
     Precision,
     PriceCase,
-    built_latency,
     enclosing,
-    packed_bits,
+    packed_words,
 )
 
 __all__ = ["Xnor", "XnorUnit"]
@@ -94,22 +92,11 @@ class Xnor(DotProduct):
     def weight_word_bits(self) -> int:
         return self.lanes
 
-    def elements(self, precision: Precision) -> int:
-        return self.lanes
+    def pack_activations(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return packed_words(self.lane, precision.activation, values)
 
-    def beats(self, precision: Precision) -> tuple[Beat, ...]:
-        return (Beat(),)
-
-    def activation_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        precision.activation.encode(values)  # refuses what does not fit it, if it fits the lane
-        return packed_bits(self.lane, values)[..., None, :]
-
-    def weight_bits(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
-        return 1 - packed_bits(precision.weight, values)[..., None, :]
-
-    @cached_property
-    def latency(self) -> int:
-        return built_latency(self)
+    def pack_weights(self, values: NDArray[np.integer], precision: Precision) -> NDArray[np.uint8]:
+        return 1 - packed_words(precision.weight, precision.weight, values)
 
     def unit(self) -> "XnorUnit":
         return XnorUnit(self)
@@ -132,17 +119,15 @@ class XnorUnit(DotProductUnit):
         width = (2 * half - 1).bit_length()
         if missing := (1 << (width - 1)) - half:
             total = datapath.add(total, constant_number(missing), width=width)
-        result = datapath.accumulate(
+        result = self.accumulate(
+            datapath,
             centred(total, width),
-            spec.accumulator_bits - 1,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
+            width=spec.accumulator_bits - 1,
             carry=last,
         )
         return result.times_two()
 
     def _signed_rows(self, datapath: Datapath, lane: Int) -> Accumulated:
-        spec = self.spec
         activations, negative = bits_of(self.a), bits_of(self.w)
         rows = []
         for index, n in enumerate(negative):
@@ -152,10 +137,8 @@ class XnorUnit(DotProductUnit):
             rows.append(Number(tuple(bit ^ n for bit in bits), signed=True))
         # As many adders as lanes, with the accumulator, take a carry each.
         total, left = signed_tree(datapath, rows, negative)
-        return datapath.accumulate(
+        return self.accumulate(
+            datapath,
             total,
-            spec.accumulator_bits,
-            valid=Term.of(self.valid),
-            last=Term.of(self.last),
             carry=left[0] if left else ZERO,
         )

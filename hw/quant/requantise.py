@@ -70,15 +70,27 @@ def encode_channel(
 
 
 class _Multiplier(wiring.Component):
-    """``p = x * m`` for signed 32-bit x and unsigned 31-bit m, from unsigned 16 x 16 products.
+    """``x * m = p + rest * 2**31`` for signed 32-bit x and unsigned 31-bit m, from unsigned 16 x 16 products.
 
-    ::
+    Unsigned 16 x 16 is what the multiplier blocks of every target take whole. With ``cycles`` = 1, four of
+    them (s: sign bit)::
 
-        x = xh * 2**16 + xl - s * 2**32          (s: sign bit)
-        p = (xh*mh - s*m) * 2**32 + (xl*mh + xh*ml) * 2**16 + xl*ml
+        x = xh * 2**16 + xl - s * 2**32
+        p = (xh*mh - s*m) * 2**32 + (xl*mh + xh*ml) * 2**16 + xl*ml          rest = 0
 
-    Unsigned 16 x 16 is what the multiplier blocks of every target take whole. With ``cycles`` = 4 one
-    block makes the four products in turn, and ``x``, ``m`` must be held for four cycles from ``start`` on.
+    With ``cycles`` = 4 one block makes the products in turn, for one adder, of x with its sign bit inverted,
+    and what is to be taken off for that is left to the adder of whoever rounds::
+
+        x + 2**31 = xh * 2**16 + xl
+        p = (x + 2**31) * m + 2**31                                          rest = -m - 1 = ~m
+
+        step    sum
+        0       2**31 + xl*ml
+        1       sum >> 16, the rest of it is done:  + xl*mh
+        2       sum + xh*ml
+        3       sum >> 16, the rest of it is done:  + xh*mh
+
+    Then ``x``, ``m`` must be held for four cycles from ``start`` on.
 
     Parameters
     ----------
@@ -88,12 +100,12 @@ class _Multiplier(wiring.Component):
     Members
     -------
     start, x, m : operands
-    p : the product, :attr:`latency` cycles later
+    p, rest : the product, :attr:`latency` cycles later, modulo 2**64
     """
 
     @staticmethod
     def latency_of(cycles: int) -> int:
-        """Cycles from ``start`` to ``done``."""
+        """Cycles from ``start`` to the product."""
         return BlockMultiplier.LATENCY + (2 if cycles == 1 else 4)
 
     def __init__(self, cycles: int):
@@ -104,18 +116,21 @@ class _Multiplier(wiring.Component):
                 "start": In(1),
                 "x": In(data.StructLayout({"value": signed(32)})),
                 "m": In(31),
-                "p": Out(data.StructLayout({"value": signed(64)})),
+                "p": Out(64),
+                "rest": Out(data.StructLayout({"value": signed(32)})),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         x = self.x.value.as_unsigned()
+        if self.cycles == 4:
+            x ^= 1 << 31
         # Order: low·low, low·high, high·low, high·high
         pairs = [(x[16 * i :][:16], self.m[16 * j :][:16]) for i in range(2) for j in range(2)]
-        correction = Mux(x[31], self.m, 0)
         low = Signal(32, reset_less=True)
         if self.cycles == 1:
+            correction = Mux(x[31], self.m, 0)
             products = []
             for index, (a, b) in enumerate(pairs):
                 block = BlockMultiplier(16, 16, signed=False)
@@ -133,10 +148,9 @@ class _Multiplier(wiring.Component):
                 total.eq(Cat(low[16:], high[:32]).as_signed() + middle),
                 bottom.eq(low[:16]),
             ]
-            m.d.comb += self.p.value.eq(Cat(bottom, total).as_signed())
+            m.d.comb += self.p.eq(Cat(bottom, total))
             return m
 
-        # One block: the products come one after the other and are added as they come, lowest first.
         m.submodules.block = block = BlockMultiplier(16, 16, signed=False)
         steps = pulses(m, self.start, 3 + BlockMultiplier.LATENCY, "step")
         arrives = steps[BlockMultiplier.LATENCY :]
@@ -144,18 +158,15 @@ class _Multiplier(wiring.Component):
             block.a.eq(Mux(steps[2] | steps[3], pairs[2][0], pairs[0][0])),
             block.b.eq(Mux(steps[1] | steps[3], pairs[1][1], pairs[0][1])),
         ]
-        # The part of the sum from bit 16 on, and from bit 32 on when the last product has been added.
-        above = Signal(signed(35), reset_less=True)
-        last_correction = held_delay(
-            m, correction, len(steps) - 1, "correction", pulses=steps, every=self.cycles, held=self.cycles
-        )
-        with m.If(arrives[0]):
-            m.d.sync += [low[:16].eq(block.product[:16]), above.eq(block.product[16:])]
-        with m.Elif(arrives[3]):
-            m.d.sync += [low[16:].eq(above[:16]), above.eq((above >> 16) + (block.product - last_correction))]
-        with m.Else():
-            m.d.sync += above.eq(above + block.product)
-        m.d.comb += self.p.value.eq(Cat(low, above))
+        total = Signal(33, reset_less=True)
+        addend = Mux(arrives[0], 1 << 31, Mux(arrives[1] | arrives[3], total >> 16, total))
+        m.d.sync += total.eq(addend + block.product)
+        with m.If(arrives[1]):
+            m.d.sync += low[:16].eq(total[:16])
+        with m.If(arrives[3]):
+            m.d.sync += low[16:].eq(total[:16])
+        rest = held_delay(m, ~self.m, self.latency, "rest", pulses=steps, every=self.cycles, held=self.cycles)
+        m.d.comb += [self.p.eq(Cat(low, total[:32])), self.rest.value.eq(Cat(rest, 1).as_signed())]
         return m
 
 
@@ -237,7 +248,7 @@ class Requantiser(wiring.Component):
             multiplier.x.value.eq(x),
             multiplier.m.eq(factor),
         ]
-        p = multiplier.p.value
+        p = multiplier.p
         stages = 1 + self._multiplier_latency
         exponent = later(channel.exponent, stages, "exponent")
         half_even = later(channel.rounding, stages, "rounding")
@@ -253,7 +264,8 @@ class Requantiser(wiring.Component):
         tie_up = Signal(reset_less=True)
         tie_even = Signal(reset_less=True)
         m.d.sync += [
-            high.eq((p >> 31) + (round_first & p[30])),
+            # Both, and the rounding as a carry that comes in.
+            high.eq((Cat(1, p[31:]) + Cat(round_first & p[30], multiplier.rest.value))[1:]),
             fraction.eq(Mux(round_first, 0, p[24:31])),
             sticky_low.eq(half_even & p[:24].any()),
             amount.eq(exponent),

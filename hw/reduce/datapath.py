@@ -152,6 +152,12 @@ class Datapath:
             bits.append(bit)
         return Number(tuple(bits), number.signed)
 
+    def strobe(self, term: Term) -> Term:
+        """The term a cycle later, in a register that is reset."""
+        register = Signal(name="strobe")
+        self.m.d.sync += register.eq(term.value)
+        return Term.of(register, term.time + 1)
+
     def _name(self, kind: str) -> str:
         self._numbers += 1
         return f"{kind}_{self._numbers}"

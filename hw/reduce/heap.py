@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .datapath import Datapath, Number
-from .offset import centred, constant_number
 from .terms import ZERO, Term
 
-__all__ = ["heap_sum", "offset_tree"]
+__all__ = ["heap_sum"]
 
 
 def heap_sum(datapath: Datapath, columns: Mapping[int, Sequence[Term]]) -> Number:
@@ -84,31 +83,3 @@ def _joined(datapath: Datapath, low: _Shifted, high: _Shifted) -> _Shifted:
     most = low.most + (high.most << shift)
     total = datapath.add(low.total, high.total, high.carry, shift=shift, width=most.bit_length())
     return _Shifted(low.weight, total, low.carry, most)
-
-
-def offset_tree(
-    datapath: Datapath, numbers: Sequence[Number], extras: Sequence[Term] = ()
-) -> tuple[Number, list[Term]]:
-    """Sum of numbers of one width, all of them signed or none, as that of a tree.
-
-    Signed ones are added unsigned: with its highest bit inverted, ``x`` is ``x + 2**(bits - 1)``. What that
-    adds up to is taken off the sum by inverting its highest bit, after a constant has made it a power of two.
-    An adder of signed numbers would take a slot more.
-
-    Parameters
-    ----------
-    datapath
-        What to build in.
-    numbers, extras
-        As of :meth:`~bitwright.hw.reduce.datapath.Datapath.tree`; the bits of numbers are signals, so that
-        inverting them takes no LUT.
-    """
-    if not numbers[0].signed:
-        return datapath.tree(numbers, extras)
-    bits = len(numbers[0].bits)
-    total, left = datapath.tree([Number((*x.bits[:-1], ~x.bits[-1])) for x in numbers], extras)
-    width = bits + (len(numbers) - 1).bit_length()
-    missing = (1 << width - bits) - len(numbers)
-    if missing:
-        total = datapath.add(total, constant_number(missing), shift=bits - 1, width=width)
-    return centred(total, width), left

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from .datapath import Datapath, Number
 from .terms import ONE, ZERO, Term
 
-__all__ = ["centred", "constant_number", "signed_tree"]
+__all__ = ["centred", "constant_number", "offset_tree", "signed_tree"]
 
 
 def constant_number(value: int) -> Number:
@@ -56,3 +56,31 @@ def signed_tree(
     total, left = datapath.tree(level, left)
     # The bits of the total may be one more than it ever needs.
     return centred(Number(total.bits[:reach], depth=total.depth), reach), left
+
+
+def offset_tree(
+    datapath: Datapath, numbers: Sequence[Number], extras: Sequence[Term] = ()
+) -> tuple[Number, list[Term]]:
+    """Sum of numbers of one width, all of them signed or none, as that of a tree.
+
+    Signed ones are added unsigned: with its highest bit inverted, ``x`` is ``x + 2**(bits - 1)``. What that
+    adds up to is taken off the sum by inverting its highest bit, after a constant has made it a power of two.
+    An adder of signed numbers would take a slot more.
+
+    Parameters
+    ----------
+    datapath
+        What to build in.
+    numbers, extras
+        As of :meth:`~bitwright.hw.reduce.datapath.Datapath.tree`; the bits of numbers are signals, so that
+        inverting them takes no LUT.
+    """
+    if not numbers[0].signed:
+        return datapath.tree(numbers, extras)
+    bits = len(numbers[0].bits)
+    total, left = datapath.tree([Number((*x.bits[:-1], ~x.bits[-1])) for x in numbers], extras)
+    width = bits + (len(numbers) - 1).bit_length()
+    missing = (1 << width - bits) - len(numbers)
+    if missing:
+        total = datapath.add(total, constant_number(missing), shift=bits - 1, width=width)
+    return centred(total, width), left

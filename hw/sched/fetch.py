@@ -8,7 +8,7 @@ from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import INSTRUCTION_BITS, EngineConfig
 from ..memory.fifo import BlockFifo
 from .isa import HEADER, Opcode, Unit
-from .widths import kept_bits
+from .widths import kept_bits, settings_of
 
 __all__ = ["COUNT_BITS", "FetchUnit"]
 
@@ -33,7 +33,6 @@ class FetchUnit(wiring.Component):
     start, program, count : begin; first word; instructions
     request, word, word_valid : to and from the read port
     o : bus words of the instructions of each unit
-    dispatched : an instruction was handed on
     idle : everything has been handed on
     illegal : an opcode that no unit executes, or a bit is set that must be zero; a cycle after the word
     """
@@ -53,7 +52,6 @@ class FetchUnit(wiring.Component):
                 "word": In(config.bus_bits),
                 "word_valid": In(1),
                 "o": Out(stream.Signature(config.bus_bits)).array(len(Unit)),
-                "dispatched": Out(1),
                 "idle": Out(1),
                 "illegal": Out(1),
             }
@@ -111,6 +109,11 @@ class FetchUnit(wiring.Component):
             buffer.i.valid.eq(self.word_valid),
         ]
 
+        kinds = [
+            code
+            for code in Opcode
+            if code.unit is not Unit.COMPUTE or code in (Opcode.COMPUTE, *settings_of(config))
+        ]
         # The first word of an instruction says whose it is; the others follow it.
         header = Signal(HEADER)
         opcode = header.opcode
@@ -121,7 +124,7 @@ class FetchUnit(wiring.Component):
         known = Signal()
         unknown = Signal()
         with m.Switch(opcode):
-            for code in Opcode:
+            for code in kinds:
                 with m.Case(code):
                     m.d.comb += [chosen.eq(code.unit), known.eq(1)]
         target = Signal(2)
@@ -142,16 +145,21 @@ class FetchUnit(wiring.Component):
                 m.d.sync += beat.eq(0)
         # A unit's decoder keeps of each field only the bits that this engine needs; all others must be zero.
         # The fault stops the engine before the instruction has come through its queue.
-        excess = Array(Signal(name=f"excess_{index.name.lower()}") for index in Unit)
-        for index in Unit:
-            kept = kept_bits(config, Opcode(index + 1))
+        kind = Signal(range(len(kinds)))  # place of the opcode of the words that follow the first
+        place = Signal(range(len(kinds)))
+        excess = Array(Signal(name=f"excess_{code.name.lower()}") for code in kinds)
+        for position, code in enumerate(kinds):
+            kept = kept_bits(config, code)
             words = [~(kept >> config.bus_bits * i) & (1 << config.bus_bits) - 1 for i in range(beats)]
             masked = [(beat == i) & (buffer.o.payload & mask).any() for i, mask in enumerate(words)]
-            m.d.comb += excess[index].eq(Cat(masked).any())
-        m.d.sync += self.illegal.eq(buffer.o.valid & (unknown | (leaves & excess[target])))
+            m.d.comb += excess[position].eq(Cat(masked).any())
+            with m.If((beat == 0) & (opcode == code)):
+                m.d.comb += place.eq(position)
+        with m.If(beat != 0):
+            m.d.comb += place.eq(kind)
+        with m.If(leaves):
+            m.d.sync += kind.eq(place)
+        m.d.sync += self.illegal.eq(buffer.o.valid & (unknown | (leaves & excess[place])))
         outstanding = room != self.BUFFER
-        m.d.comb += [
-            self.dispatched.eq(leaves & (beat == 0)),
-            self.idle.eq((left == 0) & splitter.i.ready & ~outstanding & ~self.start),
-        ]
+        m.d.comb += self.idle.eq((left == 0) & splitter.i.ready & ~outstanding & ~self.start)
         return m

@@ -24,10 +24,14 @@ from ..config import INSTRUCTION_BITS
 
 __all__ = [
     "COMPUTE",
+    "GEOMETRY",
     "HEADER",
     "LAYOUTS",
-    "TRANSFER",
+    "LOAD",
+    "STORE",
+    "WINDOW",
     "Buffer",
+    "Combine",
     "Instruction",
     "Opcode",
     "Unit",
@@ -48,16 +52,24 @@ class Opcode(enum.IntEnum):
     LOAD = 1
     """Memory to scratchpad."""
     COMPUTE = 2
-    """A tile: every group of rows times every group of columns, ``steps`` beats each."""
+    """A tile: every group of rows times every group of columns, ``steps`` steps each."""
     STORE = 3
-    """Output scratchpad to memory."""
+    """Output scratchpad to memory, to the activation scratchpad, or to both."""
     SNAPSHOT = 4
     """The event counters to memory; executed by the store unit."""
+    GEOMETRY = 5
+    """Where the operands of the COMPUTEs that follow lie: pixels, taps, padding; for the compute unit.
+
+    It neither waits nor posts."""
+    WINDOW = 6
+    """What is made of several results of each pixel; executed as GEOMETRY is."""
 
     @property
     def unit(self) -> Unit:
         """The unit that executes it."""
-        return Unit.STORE if self is Opcode.SNAPSHOT else Unit(self - 1)
+        return {Opcode.SNAPSHOT: Unit.STORE, Opcode.GEOMETRY: Unit.COMPUTE, Opcode.WINDOW: Unit.COMPUTE}.get(
+            self, Unit((self - 1) % 3)
+        )
 
 
 class Buffer(enum.IntEnum):
@@ -66,39 +78,109 @@ class Buffer(enum.IntEnum):
     ACTIVATIONS = 0
     WEIGHTS = 1
     CHANNELS = 2
+    TABLES = 3
+    """The two tables of :attr:`Combine.SUM`, where the engine has them; of every lane, all at once."""
+
+
+class Combine(enum.IntEnum):
+    """What is made of the results of a window, see :mod:`bitwright.hw.quant.combine`."""
+
+    NONE = 0
+    MAXIMUM = 1
+    SUM = 2
 
 
 _HEADER = {"opcode": 4, "wait": 3, "post": 3}
 
-_TRANSFER = {
+_LOAD = {
     **_HEADER,
-    "buffer": 2,  # of a LOAD: a Buffer
+    "buffer": 2,  # a Buffer
     "_0": 20,
     "memory": 32,  # first word
     "beats": 24,  # words moved in all
     "_1": 8,
     "row_beats": 16,  # words of a row in memory
-    "scratch_row": 16,  # of a LOAD of activations: scratchpad rows that a matrix row fills
+    "_2": 16,
     "stride": 32,  # words from one row in memory to the next
-    "scratch": 16,  # first scratchpad row; of a STORE: first bus word
+    "scratch": 16,  # first scratchpad row
+}
+
+_STORE = {
+    **_HEADER,
+    "forward": 1,  # words go to the activation scratchpad, too
+    "only": 1,  # and not to memory
+    "_0": 20,
+    "memory": 32,  # as of a LOAD
+    "beats": 24,
+    "_1": 8,
+    "row_beats": 16,
+    "_2": 16,
+    "stride": 32,
+    "scratch": 16,  # first bus word of the output scratchpad
+    "place": 16,  # row of the activation scratchpad for the first `row_beats` words
+    "pitch": 16,  # rows from there to where the next ones begin
+    "bank": 8,  # word of its row where each of them begins
 }
 
 _COMPUTE = {
     **_HEADER,
     "drain": 1,  # give results; otherwise keep accumulating, and rows = cols = 1
-    "_0": 5,
-    "steps": 16,  # beats of a dot product
+    "chain": 1,  # columns keep the last taps of their own channels
+    "pack": 1,  # a tap is a run of elements, that follow each other in lines without gaps
+    "_0": 3,
+    "steps": 16,  # of a dot product; a step is so many beats
     "row_groups": 16,
     "col_groups": 16,
-    "activations": 16,  # first word
-    "activation_stride": 16,  # words from one group of rows to the next
+    "activations": 16,  # first word of the first pixel, where its first tap lies; modulo 65536
+    "lead": 16,  # of a chain: steps more of a line's first pixel; their weights come first
     "weights": 16,  # first word; groups of columns follow each other
     "channels": 16,  # first word; groups of columns follow each other
     "output": 24,  # first granule
-    "_1": 8,
-    "output_row": 24,  # granules from one row to the next
-    "_2": 8,
+    "precision": 8,  # place among the configuration's precisions
+    "output_row": 24,  # granules from one row to the next; of a chain, which has one row, from line to line
+    "result": 8,  # what becomes of sums: place among the configuration's modes
     "output_group": 24,  # granules from one group of rows to the next: rows x output_row
+    "group": 8,  # of planes: which of the groups of columns of a block the first one is
+}
+
+_GEOMETRY = {
+    **_HEADER,
+    "_0": 6,
+    "words": 16,  # of a tap: activation words that follow each other; packed, elements
+    "pixels_inner": 16,  # of a line; as many lines as there are pixels
+    "pad": 8,  # what lies outside: this byte over and over; of bit planes, bit j over and over in plane j
+    "taps_more": 8,  # of a chain: inner taps of a pixel that is not its line's first; packed, elements from a
+    # pixel to the next, beside `pixel_inner` words
+    "taps_inner": 8,
+    "taps_outer": 8,
+    "dilation_inner": 8,  # positions from a tap to the next; packed, element of its word where a line begins
+    "dilation_outer": 8,
+    "start_inner": 16,  # position of the first tap of the first pixel, modulo 65536: less than 0 is outside
+    "start_outer": 16,
+    "stride_inner": 8,  # positions from a pixel to the next
+    "stride_outer": 8,
+    "limit_inner": 16,  # positions there are: from there on is outside
+    "limit_outer": 16,
+    "pixel_inner": 16,  # words from a pixel to the next, modulo 65536
+    "pixel_outer": 16,  # words from a line to the next
+    "tap_inner": 16,  # words from a tap to the next
+    "tap_outer": 16,
+}
+
+_WINDOW = {
+    **_HEADER,
+    "combine": 2,  # a Combine
+    "half_even": 1,  # of sums: how they are rounded
+    "_0": 3,
+    "low": 8,  # bounds of a sum, as stored
+    "high": 8,
+    "inner": 8,  # patches of a pixel: as many, less 1, along the inner dimension
+    "outer": 8,
+    "step_inner": 8,  # positions from a patch to the next
+    "step_outer": 8,
+    "words_inner": 16,  # words from a patch to the next, modulo 65536
+    "words_outer": 16,
+    "size": 8,  # patches of a pixel, less 1
 }
 
 
@@ -109,14 +191,19 @@ def _layout(fields: Mapping[str, int]) -> data.StructLayout:
 
 
 HEADER = _layout(_HEADER)
-TRANSFER = _layout(_TRANSFER)
+LOAD = _layout(_LOAD)
+STORE = _layout(_STORE)
 COMPUTE = _layout(_COMPUTE)
+GEOMETRY = _layout(_GEOMETRY)
+WINDOW = _layout(_WINDOW)
 
 LAYOUTS: Mapping[Opcode, data.StructLayout] = {
-    Opcode.LOAD: TRANSFER,
+    Opcode.LOAD: LOAD,
     Opcode.COMPUTE: COMPUTE,
-    Opcode.STORE: TRANSFER,
-    Opcode.SNAPSHOT: TRANSFER,
+    Opcode.STORE: STORE,
+    Opcode.SNAPSHOT: STORE,
+    Opcode.GEOMETRY: GEOMETRY,
+    Opcode.WINDOW: WINDOW,
 }
 """Bit layout of each opcode's instruction."""
 

@@ -83,6 +83,6 @@ COUNTERS = (
     ("store_wait_compute", "Cycles the store unit waited for a token of the compute unit."),
     ("store_wait_memory", "Cycles in which the memory did not take a word or acknowledge a burst."),
     ("results", "Granules of results written to the output scratchpad."),
-    ("dispatched", "Instructions handed to their units."),
+    ("compute_wait_words", "Cycles it waited for activations that the feeder had not brought yet."),
 )
 """Event counters, 32 bits each; they wrap."""

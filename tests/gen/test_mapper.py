@@ -12,6 +12,7 @@ from bitwright.gen.synthetic import random_mlp
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.formats import Int
 from bitwright.hw.sched.isa import Buffer, Opcode, Unit
+from bitwright.hw.sched.widths import narrow_layout
 from bitwright.sim.graph import Graph, NetworkError, Reshape, TensorInfo
 
 CONFIG = EngineConfig(
@@ -45,7 +46,10 @@ def check_hazards(program: Program) -> None:
     before: list[dict[Unit, int]] = []  # the last instruction of each unit that is surely over
     latest: dict[Unit, dict[Unit, int]] = {unit: dict.fromkeys(Unit, -1) for unit in Unit}
     accesses: list[tuple[int, Unit, str, int, int, bool]] = []
+    geometry = None
     for number, instruction in enumerate(program.instructions):
+        if instruction.opcode is Opcode.GEOMETRY:
+            geometry = instruction
         unit = instruction.opcode.unit
         known = dict(latest[unit])
         for other in Unit:
@@ -60,7 +64,7 @@ def check_hazards(program: Program) -> None:
         for other in Unit:
             if instruction["post"] >> other & 1:
                 given[unit, other].append(number)
-        for space, start, end, writes in spans(instruction, config):
+        for space, start, end, writes in spans(instruction, config, geometry):
             for earlier, owner, other_space, other_start, other_end, other_writes in accesses:
                 if owner == unit or space != other_space or not (writes or other_writes):
                     continue
@@ -69,7 +73,7 @@ def check_hazards(program: Program) -> None:
             accesses.append((number, unit, space, start, end, writes))
 
 
-def spans(instruction, config):  # type: ignore[no-untyped-def]
+def spans(instruction, config, geometry):  # type: ignore[no-untyped-def]
     """What an instruction touches on chip: space, first, end, and whether it writes."""
     from bitwright.hw.memory.scratchpad import geometries
 
@@ -77,19 +81,21 @@ def spans(instruction, config):  # type: ignore[no-untyped-def]
     if instruction.opcode is Opcode.LOAD:
         buffer = Buffer(instruction["buffer"])
         rows = -(-instruction["beats"] // shapes[buffer].banks)
-        if buffer is Buffer.ACTIVATIONS:
-            rows = -(-rows // instruction["scratch_row"])
-            rows = -(-rows // config.rows) * instruction["scratch_row"]
         yield buffer.name, instruction["scratch"], instruction["scratch"] + rows, True
     elif instruction.opcode is Opcode.COMPUTE:
+        schedule = config.schedules[instruction["precision"]]
+        storage = config.modes[instruction["result"]].storage
+        words = fed(instruction, geometry, config)
+        shape = shapes[Buffer.ACTIVATIONS]
+        if len(words):
+            yield Buffer.ACTIVATIONS.name, words.min() // shape.ratio, words.max() // shape.ratio + 1, False
         for buffer, key, words in (
             (
-                Buffer.ACTIVATIONS,
-                "activations",
-                (instruction["row_groups"] - 1) * instruction["activation_stride"] + instruction["steps"],
+                Buffer.WEIGHTS,
+                "weights",
+                instruction["col_groups"] * instruction["steps"] * schedule.weight_words,
             ),
-            (Buffer.WEIGHTS, "weights", instruction["col_groups"] * instruction["steps"]),
-            (Buffer.CHANNELS, "channels", instruction["col_groups"] * config.granules_per_group),
+            (Buffer.CHANNELS, "channels", instruction["col_groups"] * config.channel_words_per_group),
         ):
             ratio = shapes[buffer].ratio
             start = instruction[key]
@@ -97,13 +103,43 @@ def spans(instruction, config):  # type: ignore[no-untyped-def]
         if instruction["drain"]:
             start = instruction["output"]
             last_row = (instruction["row_groups"] * config.rows - 1) * instruction["output_row"]
-            end = start + last_row + instruction["col_groups"] * config.granules_per_group
+            end = (
+                start + last_row + config.granule(storage, instruction["col_groups"] * config.group_channels)
+            )
             assert end <= config.output_depth * config.granules_per_word
             yield "output", start, end, True
     elif instruction.opcode is Opcode.STORE:
         per_word = config.granules_per_word
         start = instruction["scratch"] * per_word
         yield "output", start, start + instruction["beats"] * per_word, False
+
+
+def fed(instruction, geometry, config):  # type: ignore[no-untyped-def]
+    """The words that the feeder reads for a COMPUTE."""
+    widths = {str(name): field.width for name, field in narrow_layout(config, Opcode.GEOMETRY)}
+
+    def signed(name: str) -> int:
+        value, limit = geometry[name], 1 << widths[name]
+        return value - limit if value >= limit // 2 else value
+
+    g = geometry
+    pixels = np.arange(instruction["row_groups"] * config.rows)
+    inner, outer = pixels % g["pixels_inner"], pixels // g["pixels_inner"]
+    i, o, word = np.meshgrid(
+        np.arange(g["taps_inner"]), np.arange(g["taps_outer"]), np.arange(g["words"]), indexing="ij"
+    )
+    x = signed("start_inner") + inner[:, None] * g["stride_inner"] + i.ravel() * g["dilation_inner"]
+    y = signed("start_outer") + outer[:, None] * g["stride_outer"] + o.ravel() * g["dilation_outer"]
+    inside = (x >= 0) & (x < g["limit_inner"]) & (y >= 0) & (y < g["limit_outer"])
+    words = (
+        instruction["activations"]
+        + inner[:, None] * g["pixel_inner"]
+        + outer[:, None] * g["pixel_outer"]
+        + i.ravel() * g["tap_inner"]
+        + o.ravel() * g["tap_outer"]
+        + word.ravel()
+    )
+    return words[inside] % config.activation_depth
 
 
 @pytest.mark.parametrize(
@@ -133,7 +169,7 @@ def test_schedules_are_in_order(rows: int, sizes: list[int], array_rows: int) ->
 
 
 def test_next_layers_weights_are_loaded_before_its_activations() -> None:
-    program = compile_graph(random_mlp([64, 16, 16]), CONFIG)
+    program = compile_graph(random_mlp([64, 16, 16]), CONFIG.replace(forwarding=False))
     buffers = [
         Buffer(instruction["buffer"])
         for instruction in program.instructions
@@ -209,11 +245,15 @@ def test_a_reshape_that_would_move_data_is_refused() -> None:
     ("graph", "config", "message"),
     [
         (random_mlp([300, 4]), CONFIG.replace(reduction=256), "dot products of 300 terms"),
-        (random_mlp([8, 4]), CONFIG.replace(weight_bits=4), "do not fit the engine's int4"),
+        (
+            random_mlp([8, 4]),
+            CONFIG.replace(precisions=("a8w4",)),
+            "weights .* do not fit int4; the engine is built for a8w4",
+        ),
         (
             random_mlp([8, 4], weight=Int(4)),
-            CONFIG.replace(activation_bits=4, lanes=16),
-            "does not fit the engine's",
+            CONFIG.replace(precisions=("a4w8",), lanes=16),
+            "its int8 fits no activations of the engine; the engine is built for a4w8",
         ),
     ],
 )

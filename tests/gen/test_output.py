@@ -1,10 +1,14 @@
 """All or nothing."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from bitwright.gen.output import staged
+from bitwright.gen import config as configs
+from bitwright.gen.output import of_another_engine, staged
 from bitwright.hw.errors import BitwrightError
 
 
@@ -50,6 +54,34 @@ def test_a_file_in_the_way(tmp_path: Path) -> None:
         use(tmp_path / "file")
     with pytest.raises(BitwrightError, match="cannot be written"):
         use(tmp_path / "file" / "below")
+
+
+def test_what_belongs_to_another_engine(tmp_path):
+    tiny, wider = configs.load("tiny"), configs.load("tiny", ["lanes=8"])
+    assert of_another_engine(tmp_path / "none", tiny) == []
+    meta = json.dumps({"config": asdict(tiny)})
+    np.savez(tmp_path / "program.npz", meta=np.array(meta))
+    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "report.html").write_text("")
+    (tmp_path / "mine.txt").write_text("")
+    assert of_another_engine(tmp_path, tiny) == []
+    assert of_another_engine(tmp_path, wider) == ["program.npz", "report.json", "report.html"]
+    (tmp_path / "engine.json").write_text(json.dumps({"configuration": asdict(wider)}))
+    (tmp_path / "synth").mkdir()
+    assert of_another_engine(tmp_path, wider) == ["program.npz", "report.json", "report.html"]
+    assert of_another_engine(tmp_path, tiny) == ["engine.json", "synth", "report.json", "report.html"]
+    # What does not say whose it is stays.
+    (tmp_path / "engine.json").write_text("[1")
+    np.savez(tmp_path / "program.npz", other=np.zeros(1))
+    assert of_another_engine(tmp_path, tiny) == []
+
+
+def test_optional_folders_of_an_earlier_run_go(tmp_path):
+    (tmp_path / "synth").mkdir()
+    (tmp_path / "synth" / "log").write_text("")
+    with staged(tmp_path, optional=["synth"]):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_optional_files_of_an_earlier_run_go(tmp_path):

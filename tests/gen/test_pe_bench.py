@@ -4,15 +4,25 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from bitwright.gen import pe_bench
-from bitwright.gen.pe_bench import Case, Record, cases, draw, load, measure, regressions, save
+from bitwright.gen.pe_bench import (
+    Case,
+    Record,
+    cases,
+    check_comparable,
+    draw,
+    load,
+    measure,
+    regressions,
+    save,
+)
 from bitwright.gen.synthesis import TARGETS, Resources, SynthesisResult
 from bitwright.hw.errors import BitwrightError
 from bitwright.hw.pe import UNITS
@@ -134,13 +144,53 @@ def test_precisions_asked_for() -> None:
     assert described(cases(["bismo"], ["a4w4", "abwb"], ["ice40"], lanes=8))[0][0] == 8
 
 
+def test_a_width_for_all_makes_some_the_same() -> None:
+    # The second hardware is for two precisions, so that it is another one.
+    assert described(cases(["blocks"], targets=["ecp5"], lanes=32)) == [
+        (32, "a2w2", "a2w2", "dsp"),
+        (32, "a4w4", "a4w4", "dsp"),
+        (32, "a2w2 a4w4", "a2w2", "dsp"),
+    ]
+    assert described(cases(["blocks"], targets=["ecp5"], lanes=32, alone=True)) == [
+        (32, "a2w2", "a2w2", "dsp"),
+        (32, "a4w4", "a4w4", "dsp"),
+    ]
+
+
+def test_one_hardware_has_all_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    a2w2, a4w4 = map(Precision.parse, ("a2w2", "a4w4"))
+    priced = (PriceCase(8, (a2w2,), built=(a2w2, a4w4)), PriceCase(16, (a2w2, a4w4), built=(a2w2, a4w4)))
+    monkeypatch.setattr(Blocks, "priced", lambda: priced)
+    assert len(cases(["blocks"], targets=["ecp5"])) == 2
+    assert described(cases(["blocks"], targets=["ecp5"], lanes=8)) == [(8, "a2w2 a4w4", "a2w2 a4w4", "dsp")]
+
+
+def test_nothing_is_measured_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pe_bench, "UNITS", UNITS)
+    for lanes in (None, 32):
+        found = [(case.spec, case.target) for case in cases(lanes=lanes)]
+        assert len(found) == len(set(found))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"units": ["bismi"]}, "--unit bismi: must be one of bismo, blocks"),
-        ({"targets": ["ecp6"]}, "--target ecp6: must be one of ecp5, ecp5-nodsp, ice40"),
+        ({"units": ["bismi"]}, "--unit bismi: must be one of bismo, blocks (did you mean bismo?)"),
+        ({"units": ["zzz"]}, "--unit zzz: must be one of bismo, blocks"),
+        ({"targets": ["ecp6"]}, "--target ecp6: must be one of ecp5, ecp5-nodsp, ice40 (did you mean ecp5?)"),
         ({"precisions": ["8x8"]}, "--precision: '8x8' is no precision"),
-        ({"precisions": ["abwb"]}, "no unit supports abwb; units are bismo, blocks"),
+        (
+            {"precisions": ["abwb"]},
+            "no unit supports abwb:\n  bismo takes integers of 1 to 16 bits, signed or unsigned\n  blocks ta",
+        ),
+        (
+            {"units": ["bismo"], "precisions": ["abwb", "a8wt"]},
+            "bismo does not support abwb or a8wt; it takes integers of 1 to 16 bits, signed or unsigned",
+        ),
+        (
+            {"units": ["bismo", "blocks"], "precisions": ["abwb"]},
+            "bismo and blocks do not support abwb:\n  bismo takes integers",
+        ),
         ({"lanes": 2}, "bismo: lanes = 2: must be at least 4"),
         ({"array": (0, 2)}, "--rows 0 --cols 2: must be at least 1"),
     ],
@@ -264,9 +314,40 @@ def test_file(records: list[Record], tmp_path: Path) -> None:
         load(tmp_path / "none.json")
     with pytest.raises(BitwrightError, match=r"nowhere/prices\.json: cannot be written"):
         save(tmp_path / "nowhere" / "prices.json", records)
-    (tmp_path / "other.json").write_text('[{"unit": "bismo"}]')
-    with pytest.raises(BitwrightError, match=r"other\.json: is not a list of records"):
-        load(tmp_path / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda entry: "{", "Invalid JSON"),
+        (lambda entry: "\x80", "Invalid JSON"),
+        (lambda entry: "[" * 100_000, "Invalid JSON"),
+        (lambda entry: {"config": "base", "cycles": 1}, "Input should be a valid array"),
+        (lambda entry: [entry, 1], "1: "),
+        (lambda entry: [{"unit": "bismo"}], "0: precision: Field required"),
+        (lambda entry: [entry | {"colour": 1}], "0: colour: "),
+        (lambda entry: [entry | {"lut": "many"}], "0: lut: Input should be a valid integer"),
+        (lambda entry: [entry | {"fmax_mhz": 200.0}], "0: fmax_mhz: "),
+        (lambda entry: [entry | {"variant": {"outputs": [1]}}], "0: variant: "),
+    ],
+)
+def test_a_file_of_another_kind(
+    records: list[Record], change: Callable[[dict], Any], complaint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "other.json"
+    made = change(json.loads(json.dumps(asdict(records[0]))))
+    path.write_text(made if isinstance(made, str) else json.dumps(made), encoding="latin-1")
+    with pytest.raises(BitwrightError) as caught:
+        load(path)
+    assert str(caught.value).startswith(
+        f"{path}: is not what `scripts/bench pe --json` writes, a list of rec"
+    )
+    assert complaint in str(caught.value)
+
+
+def test_a_record_of_a_target_that_is_no_more(records: list[Record]) -> None:
+    gone = replace(records[0], target="ecp4", fabric="ecp4")
+    assert regressions(records, [gone]) == ["bismo 64 lanes au1wu1 ecp4 ecp4: was not measured"]
 
 
 @pytest.mark.parametrize(
@@ -295,12 +376,51 @@ def test_what_is_missing_is_a_regression(records: list[Record]) -> None:
     assert regressions(records[1:], records) == ["bismo 64 lanes au1wu1 ice40: was not measured"]
 
 
+def test_nothing_to_compare(records: list[Record]) -> None:
+    path = Path("old.json")
+    check_comparable(cases(["bismo"], ["a4w4"], ["ice40"]), records, path)
+    for chosen in (cases(["bismo"], targets=["ecp5"]), cases(["bismo"], lanes=32), cases(["blocks"])):
+        with pytest.raises(
+            BitwrightError,
+            match=r"--check old\.json: nothing of it is among .*; it has targets ice40, ecp5-nodsp; fabrics "
+            r"ice40, ecp5; units bismo; precisions au1wu1, a2w2, a4w4, a8w8",
+        ):
+            check_comparable(chosen, records, path)
+    with pytest.raises(BitwrightError, match="it has no records"):
+        check_comparable(cases(["bismo"]), [], path)
+
+
+def test_keys_are_those_of_the_records(tools: Calls) -> None:
+    for chosen in (cases(), cases(generic=True, lanes=8), cases(["blocks"], array=(2, 3), alone=True)):
+        assert [key for case in chosen for key in case.keys] == [record.key for record in measure(chosen)]
+
+
 @pytest.mark.parametrize(("suffix", "start"), [("svg", b"<?xml"), ("png", b"\x89PNG")])
 def test_plot(records: list[Record], suffix: str, start: bytes, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     path = tmp_path / f"prices.{suffix}"
     draw(path, [*records, replace(records[0], fmax_mhz=[], gops=None)])
     assert path.read_bytes().startswith(start)
+
+
+def test_what_is_written_beside_points(records: list[Record], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib import rc_context
+
+    path = tmp_path / "prices.svg"
+    # The second has the place of the first, the third is an array, the last is at a place of its own.
+    first = records[0]
+    shown = [
+        first,
+        replace(first, precision="abwb"),
+        replace(first, rows=2, cols=3, lut_per_mac=9.0),
+        records[3],
+    ]
+    with rc_context({"svg.fonttype": "none"}):
+        draw(path, shown)
+    texts = set(re.findall(r"<text[^>]*>([^<]+)</text>", path.read_text()))
+    assert {"au1wu1 abwb (64)", "au1wu1 (2x3 of 64)", "a8w8 (64)", "bismo", "ice40, fabric ice40"} <= texts
+    assert "at each point: precision (lanes)" in texts
 
 
 def test_plot_errors(records: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,3 +466,35 @@ def test_errors_of_the_command(tmp_path: Path) -> None:
     done = bench("--unit", "bismi", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "--unit bismi: must be one of" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--json", "nowhere/out.json"), "--json nowhere/out.json: there is no folder nowhere"),
+        (("--plot", "nowhere/out.svg"), "--plot nowhere/out.svg: there is no folder nowhere"),
+        (("--json", "."), "--json .: is a folder; give the name of a file"),
+        (("--plot", "out.txt"), "--plot out.txt: must end in one of"),
+        (
+            ("--target", "ecp5", "--check", BASELINE),
+            "nothing of it is among what was asked to be measured; it has",
+        ),
+        (("--check", __file__), "is not what `scripts/bench pe --json` writes"),
+    ],
+)
+def test_what_is_found_wrong_before_anything_is_measured(
+    arguments: tuple[object, ...], message: str, tmp_path: Path
+) -> None:
+    done = bench("--unit", "bismo", *arguments, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert "Measuring" not in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_one_design_is_one(tools: Calls, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[str] = []
+    measure(cases(["bismo"], targets=["ice40"]), progress=said.append)
+    assert said[0] == "Measuring 1 design"
+    measure(cases(["bismo"]), progress=said.append)
+    assert "Measuring 2 designs" in said

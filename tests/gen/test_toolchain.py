@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from amaranth.back import verilog
 from amaranth.hdl import Module, Signal
 
 from bitwright.gen import toolchain
-from bitwright.gen.toolchain import TOOLS, find_tool, run_tool, verilog_environment, versions
+from bitwright.gen.toolchain import TOOLS, ToolFailedError, find_tool, run_tool, verilog_environment, versions
 from bitwright.sim.tools import ToolError
 
 
@@ -119,8 +120,9 @@ def test_run(folder: Path, tmp_path: Path) -> None:
 def test_run_that_fails(folder: Path, tmp_path: Path) -> None:
     script = 'echo "Info: fine" > "$3"; echo "ERROR: no such cell" >> "$3"; echo "2 warnings" >> "$3"'
     place_nextpnr(folder, f"{script}; echo 'wasm trap: unreachable' >&2; exit 3")
-    with pytest.raises(ToolError) as caught:
+    with pytest.raises(ToolFailedError) as caught:
         run_tool("nextpnr-ecp5", [], tmp_path)
+    assert caught.value.log == tmp_path / "nextpnr-ecp5.log"
     assert str(caught.value) == (
         "nextpnr-ecp5 0.9-3-gabc failed (exit status 3):\nERROR: no such cell\nwasm trap: unreachable"
     )
@@ -142,6 +144,23 @@ def test_run_that_hangs(folder: Path, tmp_path: Path) -> None:
         run_tool("nextpnr-ecp5", [], tmp_path, timeout=0.3)
     assert time.monotonic() - start < 20
     assert sorted(os.listdir(tmp_path)) == ["bin", "nextpnr-ecp5.log"]
+
+
+def leave_a_folder(path: Path) -> None:
+    path.mkdir()
+    (path / "left").touch()
+
+
+@pytest.mark.parametrize("leave", [leave_a_folder, Path.touch, lambda path: path.symlink_to("elsewhere")])
+def test_what_a_killed_run_left_behind(folder: Path, tmp_path: Path, leave: Callable[[Path], None]) -> None:
+    place_nextpnr(folder, "echo done > $3; ls $TMPDIR >> $3")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "kept").touch()
+    leave(tmp_path / "nextpnr-ecp5.log.tmp")
+    folder.joinpath("ls").symlink_to("/bin/ls")
+    assert run_tool("nextpnr-ecp5", [], tmp_path).log.read_text() == "done\n"
+    assert sorted(os.listdir(tmp_path)) == ["bin", "elsewhere", "nextpnr-ecp5.log"]
+    assert (tmp_path / "elsewhere" / "kept").exists()
 
 
 def test_absolute_paths_are_refused(tmp_path: Path) -> None:

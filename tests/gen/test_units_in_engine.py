@@ -31,24 +31,23 @@ BASE = EngineConfig(
     burst_beats=16,
 )
 
-# The precisions at which a unit needs no bit planes of activations: packed ones, or of one bit.
 CONFIGS = {
     "parallel": {},
     "bitfusion": {},
-    "bitblade": {"activation_bits": 4, "weight_bits": 4, "lanes": 4},
-    "stripes": {"activation_bits": 1, "lanes": 64},
-    "unpu": {"weight_bits": 5, "weight_depth": 2048},
-    "loom": {"activation_bits": 1, "lanes": 64, "weight_bits": 4},
-    "bismo": {"activation_bits": 1, "lanes": 64, "weight_bits": 3},
-    "xnor": {"weight_format": "bipolar", "weight_bits": 1},
-    "ternary": {"weight_format": "ternary", "weight_bits": 2},
-    "log2": {"weight_format": "power_of_two", "weight_bits": 4},
+    "bitblade": {"precisions": ("a4w4",), "lanes": 4},
+    "stripes": {"precisions": ("a3w6",), "lanes": 32},
+    "unpu": {"precisions": ("a8w5",), "weight_depth": 2048},
+    "loom": {"precisions": ("a3w4",), "lanes": 64},
+    "bismo": {"precisions": ("a5w3",), "lanes": 64},
+    "xnor": {"precisions": ("a8wb",)},
+    "ternary": {"precisions": ("a8wt",)},
+    "log2": {"precisions": ("a8wp4",)},
 }
 
 
 def nearest(values, format):
     """Values of the format that lie nearest, after scaling to its range."""
-    scaled = values * (format.max / np.abs(values).max())
+    scaled = values * (max(-format.min, format.max) / np.abs(values).max())
     return format.values[np.abs(scaled[..., None] - format.values).argmin(axis=-1)]
 
 
@@ -57,11 +56,14 @@ def trained_layer(config: EngineConfig, count: int) -> tuple[Graph, np.ndarray]:
     graph = load(EXAMPLE / "digits_mlp.onnx")
     node = next(node for node in graph.nodes if isinstance(node, FullyConnected))
     pixels = np.load(EXAMPLE / "test.npz")["input"].reshape(-1, node.weights.shape[1])[:count]
-    activation = Int(config.activation_bits, signed=False)
+    (precision,) = config.formats
+    activation = Int(precision.activation.bits, signed=False)
     codes = np.rint(pixels / pixels.max() * activation.max).astype(np.int64)
-    weights = nearest(node.weights, config.weight)
+    weights = nearest(node.weights, precision.weight)
     sums = codes @ weights.T
-    spread = np.abs(sums).max(axis=0).clip(activation.max)
+    # Where no weight is positive, a bias lifts the sums above the lower bound of the results.
+    bias = np.full(len(weights), max(0, -sums.min()) if sums.max() <= 0 else 0)
+    spread = np.abs(sums + bias).max(axis=0).clip(activation.max)
     multiplier, shift = quantise_multiplier(activation.max / spread)
     columns = len(weights)
     tensors = {
@@ -73,12 +75,11 @@ def trained_layer(config: EngineConfig, count: int) -> tuple[Graph, np.ndarray]:
         input="pixels",
         output="hidden",
         weights=weights,
-        weight_format=config.weight,
-        bias=np.zeros(columns, np.int64),
-        multiplier=multiplier,
-        shift=shift,
-        low=activation.min,
-        high=activation.max,
+        weight_format=precision.weight,
+        bias=bias,
+        quantiser=replace(
+            node.quantiser, multiplier=multiplier, shift=shift, low=activation.min, high=activation.max
+        ),
     )
     return Graph(name="digits", tensors=tensors, nodes=(layer,), input="pixels", output="hidden"), codes[None]
 
@@ -99,8 +100,9 @@ def test_trained_layer(pe, target):
     assert len(np.unique(done.outputs["hidden"])) > 1
     # As many beats as the contract declares, and no more.
     node = graph.nodes[0]
-    steps = -(-node.reduction // config.elements)
+    (schedule,) = config.schedules
+    steps = -(-node.reduction // schedule.elements)
     groups = -(-node.channels // config.group_channels)
-    assert done.counters["compute_beats"] == -(-images // config.rows) * groups * steps * len(config.beats)
+    assert done.counters["compute_beats"] == -(-images // config.rows) * groups * steps * len(schedule.beats)
     if images > 1:  # the model is low on the smallest layers, where fetching waits behind data
         assert done.counters["cycles"] == pytest.approx(program.predicted_cycles, rel=0.15)

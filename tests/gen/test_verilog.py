@@ -8,7 +8,11 @@ import pytest
 
 from bitwright.gen import config
 from bitwright.gen.manifest import manifest
-from bitwright.gen.verilog import Design, elaborate, emit
+from bitwright.gen.verilog import Design, convert, elaborate, emit
+from bitwright.hw.engine import Engine
+from bitwright.hw.errors import BitwrightError
+from bitwright.hw.pe.contract import Precision
+from bitwright.hw.pe.parallel import Parallel
 
 
 @pytest.fixture(scope="module")
@@ -60,3 +64,29 @@ def test_one_unit_is_emitted_once() -> None:
     verilog = emit(config.load("small"))
     assert len(re.findall(r"^module dot_product_unit", verilog, re.MULTILINE)) == 1
     assert len(re.findall(r"^  dot_product_unit ", verilog, re.MULTILINE)) == 3
+
+
+# A component by itself
+
+UNIT = Parallel(lanes=2, precisions=(Precision.parse("a2w2"),), reduction=4, multiplier="dsp")
+
+
+def test_the_top_module_has_the_name_asked_for() -> None:
+    default = convert(UNIT.unit())
+    assert re.search(r"^module bitwright\(", default, re.MULTILINE)
+    named = convert(UNIT.unit(), name="dot2")
+    assert re.search(r"^module dot2\(", named, re.MULTILINE)
+    assert not re.search(r"^module bitwright\(", named, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", ["", "2dot", "dot 2", "dot2; write_file x", "dot-2", "dört", "a\nb"])
+def test_what_is_no_name_of_a_module(name: str) -> None:
+    with pytest.raises(BitwrightError, match=r"name = .*: must be the name of a Verilog module"):
+        convert(UNIT.unit(), name=name)
+
+
+def test_the_name_of_a_module_inside() -> None:
+    with pytest.raises(BitwrightError, match="name = 'bitwright_multiply': is that of a module inside"):
+        convert(UNIT.unit(), name="bitwright_multiply")
+    with pytest.raises(BitwrightError, match="name = 'requantiser': is that of a module inside"):
+        convert(Engine(config.load("tiny")), name="requantiser")

@@ -1,6 +1,7 @@
 """The configuration: what is refused and by which key, and what follows from it."""
 
 import dataclasses
+from typing import get_args, get_type_hints
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from bitwright.hw.config import CHANNEL_BITS, INSTRUCTION_BITS, EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError
 from bitwright.hw.formats import Int
+from bitwright.hw.pe import UNITS
 
 BASE = EngineConfig(
     cols=8, lanes=8, activation_depth=256, weight_depth=512, channel_depth=64, output_depth=128
@@ -37,8 +39,6 @@ BASE = EngineConfig(
             "pe",
             "one of parallel, bitfusion, bitblade, stripes, unpu, loom, bismo, xnor, ternary, log2",
         ),
-        ({"activation_bits": 3}, "activation_bits", "one of 1, 2, 4, 8"),
-        ({"weight_bits": 17}, "weight_bits", "from 1 to 16"),
         ({"multiplier": "carry"}, "multiplier", "one of dsp, lut"),
         ({"requantise_cycles": 2}, "requantise_cycles", "one of 1, 4"),
         ({"bus_bits": 256}, "bus_bits", "one of 32, 64, 128"),
@@ -61,13 +61,8 @@ BASE = EngineConfig(
         ({"lanes": 12}, "lanes", "word, 96, divide"),
         ({"channel_depth": 16, "cols": 32}, "channel_depth", "at least the 32 channels of a group"),
         # The unit
-        ({"pe": "xnor"}, "pe", "a unit that supports precision a8w8; xnor takes bipolar weights"),
-        ({"pe": "bismo"}, "activation_bits", "a width at which bismo takes activations side by side"),
-        ({"pe": "bitfusion", "activation_bits": 1}, "activation_bits", "a width at which bitfusion takes"),
         ({"pe": "unpu", "lanes": 4}, "lanes", "must be at least 5"),
         ({"pe": "bitblade", "multiplier": "lut"}, "multiplier", "left out for pe = bitblade"),
-        ({"weight_format": "ternary"}, "weight_bits", "2 for ternary weights"),
-        ({"weight_format": "power_of_two", "pe": "log2"}, "weight_bits", "from 2 to 6 for power_of_two"),
         ({"target": "spartan"}, "target", "one of generic, ecp5, ice40"),
         ({"cols": 3, "lanes": 1}, "cols", "a weight word, 24, divide, or are at least"),
     ],
@@ -81,6 +76,77 @@ def test_what_is_refused(changes, key, allowed):
     assert error.value == changes.get(key, getattr(BASE, key))
     assert allowed in error.allowed
     assert str(error).startswith(f"{key} = {error.value!r}: must be ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "allowed"),
+    [
+        ({"precisions": ()}, [], "at least one precision, none twice"),
+        ({"precisions": ("a8w8", "a8w8")}, ["a8w8", "a8w8"], "at least one precision, none twice"),
+        ({"precisions": ("8x8",)}, ["8x8"], "a list of precisions ('8x8' is no precision"),
+        ({"precisions": ("a8w8", "a8w17")}, "a8w17", "one that pe = parallel supports: integers"),
+        ({"pe": "xnor"}, "a8w8", "one that pe = xnor supports: bipolar weights"),
+        ({"pe": "bismo", "precisions": ("a9w8",)}, "a9w8", "of activations of at most 8 bits"),
+        ({"precisions": ("a3w8",)}, ["a3w8"], "that parallel stores in 1, 2, 4 or 8 bits, not in 3"),
+    ],
+)
+def test_precisions_that_are_refused(changes, value, allowed):
+    with pytest.raises(ConfigError) as caught:
+        BASE.replace(**changes)
+    assert (caught.value.key, caught.value.value) == ("precisions", value)
+    assert allowed in caught.value.allowed
+
+
+def test_modes():
+    """What may become of a sum, and how long that takes."""
+    config = BASE.replace(
+        pe="bismo",
+        lanes=64,
+        cols=16,
+        precisions=("a8w8", "a4w2", "au1w1"),
+        quantisers=("requantise", "thresholds", "accumulators"),
+        requantisers=2,
+        rows=2,
+        reduction=256,
+    )
+    assert [
+        (mode.quantiser, str(mode.storage.format), mode.phases, mode.channel_words, mode.drain_cycles)
+        for mode in config.modes
+    ] == [
+        ("requantise", "int8", 1, 1, 2 * 8),  # as long as eight planes of 16 columns take
+        ("requantise", "int4", 1, 1, 2 * 8),
+        ("requantise", "uint1", 1, 1, 2 * 8),
+        ("thresholds", "int4", 5, 5, 2 * 40),
+        ("thresholds", "uint1", 1, 1, 2 * 8),
+        ("accumulators", "int32", 1, 0, 2 * 8),
+    ]
+    only = {"precisions": ("abwb",), "pe": "xnor"}
+    with pytest.raises(ConfigError, match=r"quantisers = .*: must be such that results can be made of"):
+        BASE.replace(**only)
+    with pytest.raises(ConfigError, match="quantisers = 'relu': must be one of requantise, thresholds"):
+        BASE.replace(quantisers=("relu",))
+    assert BASE.replace(**only, quantisers=("thresholds",)).drain_cycles == 8
+
+
+def test_what_is_combined():
+    assert BASE.combined == ("maximum", "sum")
+    assert BASE.replace(combine=("sum",)).combined == ("sum",)
+    assert BASE.replace(combine=()).combined == ()
+    # Nothing is made of accumulators.
+    assert BASE.replace(quantisers=("accumulators",)).combined == ()
+    assert BASE.replace(quantisers=("accumulators", "requantise")).combined == BASE.combine
+    with pytest.raises(ConfigError, match="combine = 'average': must be one of maximum, sum"):
+        BASE.replace(combine=("maximum", "average"))
+    with pytest.raises(ConfigError, match=r"combine = \['sum', 'sum'\]: must be none twice"):
+        BASE.replace(combine=("sum", "sum"))
+
+
+def test_planes_of_columns():
+    """Columns divide the lanes of a plane, or are a multiple of them."""
+    for cols in (4, 16, 64, 128):
+        BASE.replace(pe="bismo", lanes=64, cols=cols, channel_depth=128)
+    with pytest.raises(ConfigError, match="cols = 24: must be a divisor or a multiple of the 64 lanes"):
+        BASE.replace(pe="bismo", lanes=64, cols=24)
 
 
 @pytest.mark.parametrize(
@@ -130,15 +196,24 @@ def test_changes_make_a_variant():
         EngineConfig(8, 8)
 
 
+def test_every_unit_is_a_choice():
+    """Type checkers and the schema of configuration files know the units by a list of their own."""
+    assert set(get_args(get_type_hints(EngineConfig)["pe"])) == set(UNITS)
+
+
 def test_constants():
     assert INSTRUCTION_BITS == 256
     assert CHANNEL_BITS == 96
 
 
 def test_formats():
-    config = BASE.replace(activation_bits=4, weight_bits=2, lanes=16)
-    assert config.activation == Int(4)
-    assert config.weight == Int(2)
+    config = BASE.replace(precisions=("a4w2", "au4w4", "a4w1"), pe="bismo", lanes=64)
+    assert [tuple(precision) for precision in config.formats] == [
+        (Int(4), Int(2)),
+        (Int(4, signed=False), Int(4)),
+        (Int(4), Int(1)),
+    ]
+    assert list(config.storages) == [Int(4), Int(4, signed=False)]
 
 
 @pytest.mark.parametrize(
@@ -152,9 +227,9 @@ def test_formats():
                 "weight_word_bits": 512,
                 "channel_word_bits": 96,
                 "granule_bits": 8,
-                "granules_per_group": 8,
+                "channel_words_per_group": 8,
                 "granules_per_word": 8,
-                "row_align": 8,
+                "row_bits": 64,
                 "drain_cycles": 8,
                 "instruction_beats": 4,
                 "word_address_bits": 29,
@@ -168,8 +243,7 @@ def test_formats():
                 "rows": 3,
                 "cols": 12,
                 "lanes": 16,
-                "activation_bits": 4,
-                "weight_bits": 2,
+                "precisions": ("a4w2",),
                 "requantisers": 4,
                 "requantise_cycles": 4,
                 "bus_bits": 32,
@@ -183,9 +257,9 @@ def test_formats():
                 "weight_word_bits": 384,
                 "channel_word_bits": 384,
                 "granule_bits": 16,
-                "granules_per_group": 3,
+                "channel_words_per_group": 3,
                 "granules_per_word": 2,
-                "row_align": 16,
+                "row_bits": 64,
                 "drain_cycles": 3 * 3 * 4,
                 "instruction_beats": 8,
                 "word_address_bits": 18,
@@ -196,16 +270,35 @@ def test_formats():
         ),
         (
             # An activation word narrower than the bus: rows are padded to bus words.
-            {"lanes": 2, "activation_bits": 2, "bus_bits": 128, "cols": 16, "requantisers": 16},
+            {"lanes": 2, "precisions": ("a2w8",), "bus_bits": 128, "cols": 16, "requantisers": 16},
             {
                 "activation_word_bits": 4,
                 "granule_bits": 32,
-                "granules_per_group": 1,
+                "channel_words_per_group": 1,
                 "granules_per_word": 4,
-                "row_align": 64,
+                "row_bits": 128,
                 "drain_cycles": 1,
                 "instruction_beats": 2,
             },
+        ),
+        (
+            # Bit planes: four columns are written at a time, eight planes of them for a row.
+            {"pe": "bismo", "lanes": 64, "cols": 4, "rows": 2, "precisions": ("a8w8", "a3w2")},
+            {
+                "activation_word_bits": 64,
+                "weight_word_bits": 256,
+                "granule_bits": 4,
+                "granules_per_word": 16,
+                "result_bits": 8,
+                "row_bits": 64,
+                "drain_cycles": 16,
+                "peak_macs_per_cycle": 2 * 4 * 64 / 6,
+            },
+        ),
+        (
+            # Packed results of two widths are gathered up to a byte.
+            {"pe": "bitblade", "lanes": 4, "precisions": ("a8w2",), "cols": 4},
+            {"activation_word_bits": 4 * 32, "granule_bits": 8, "drain_cycles": 4},
         ),
     ],
 )
@@ -217,13 +310,10 @@ def test_derived_values(changes, derived):
 @settings(deadline=None)
 @given(st.sampled_from([2, 4, 8]), st.sampled_from([2, 4, 8]), st.integers(1, 65536))
 def test_accumulator_holds_the_longest_reduction(activation_bits, weight_bits, reduction):
-    config = BASE.replace(
-        lanes=32, activation_bits=activation_bits, weight_bits=weight_bits, reduction=reduction
-    )
-    most = reduction * config.activation.min * config.weight.min
-    least = reduction * min(
-        config.activation.min * config.weight.max, config.activation.max * config.weight.min
-    )
+    config = BASE.replace(lanes=32, precisions=(f"a{activation_bits}w{weight_bits}",), reduction=reduction)
+    ((activation, weight),) = config.formats
+    most = reduction * activation.min * weight.min
+    least = reduction * min(activation.min * weight.max, activation.max * weight.min)
     bits = config.accumulator_bits
     assert -(2 ** (bits - 1)) <= least
     assert most <= 2 ** (bits - 1) - 1

@@ -114,7 +114,9 @@ def test_array_shares_its_units():
         output_depth=16,
     )
     platform = Emission()
-    text = emit(OutputStationaryArray(config), platform)
+    text = emit(
+        OutputStationaryArray(config.unit, config.rows, config.cols, step=config.requantisers), platform
+    )
     assert list(platform.modules) == ["dot_product_unit"]
     assert len(cells(text, "dot_product_unit")) == 6
     assert "unit_0_0" in text

@@ -19,6 +19,7 @@ TINY = EngineConfig(
     bus_bits=32,
     burst_beats=4,
     activation_depth=32,
+    patch_depth=16,
     weight_depth=32,
     channel_depth=16,
     output_depth=32,
@@ -50,7 +51,7 @@ class Work:
         self.columns = config.cols * col_groups
         rows = tiles * groups * config.rows
         numbers = np.random.default_rng(rng.getrandbits(32))
-        a, w = config.activation, config.weight
+        ((a, w),) = config.formats
         reduction = steps * config.lanes
         self.x = numbers.integers(a.min, a.max + 1, (rows, reduction))
         self.w = numbers.integers(w.min, w.max + 1, (reduction, self.columns))
@@ -101,7 +102,8 @@ class Work:
             parameters += word.to_bytes(pad.banks * bus_bytes, "little")
 
         # Outputs: rows of whole bus words, one bus word apart in memory
-        per_row = config.granules_per_group * col_groups
+        self.storage = config.storages[a]
+        per_row = config.granule(self.storage, self.columns)
         out_words = -(-per_row // config.granules_per_word)
         out_row = out_words * config.granules_per_word
         self.out_words = out_words
@@ -123,12 +125,24 @@ class Work:
             load(Buffer.WEIGHTS, self.WEIGHTS, weights),
             load(Buffer.CHANNELS, self.CHANNELS, parameters),
         ]
+        # A matrix product's pixels are its rows, in one line, and have one tap.
+        self.instructions.append(
+            Instruction(
+                Opcode.GEOMETRY,
+                {
+                    **dict.fromkeys(("taps_inner", "taps_outer", "limit_inner", "limit_outer"), 1),
+                    "words": steps,
+                    "pixels_inner": groups * config.rows,
+                    "pixel_inner": stride,
+                },
+            )
+        )
         # Two tiles are under way at a time, in one half of each scratchpad.
         for tile in range(tiles):
             half = tile % 2
             size = len(activations) // tiles
             data = activations[tile * size : (tile + 1) * size]
-            scratch = half * groups * scratch_row
+            scratch = half * groups * config.rows * scratch_row
             output = half * tile_words
             later = tile >= 2
             self.instructions += [
@@ -137,7 +151,6 @@ class Work:
                     self.ACTIVATIONS + tile * size,
                     data,
                     scratch=scratch,
-                    scratch_row=scratch_row,
                     wait=COMPUTE * later,
                     post=COMPUTE,
                 ),
@@ -151,7 +164,6 @@ class Work:
                         "row_groups": groups,
                         "col_groups": col_groups,
                         "activations": scratch * pads[Buffer.ACTIVATIONS].ratio,
-                        "activation_stride": stride,
                         "output": output * config.granules_per_word,
                         "output_row": out_row,
                         "output_group": out_row * config.rows,
@@ -188,7 +200,6 @@ class Work:
         }
         # What the counters must come to
         self.counts = {
-            "dispatched": len(self.instructions),
             "fetch_beats": len(self.instructions) * config.instruction_beats,
             "load_beats": sum(map(len, self.data.values())) // bus_bytes,
             "compute_beats": tiles * groups * col_groups * steps,
@@ -224,7 +235,7 @@ class Work:
         size = rows * self.out_stride * c.bus_bytes
         data = np.frombuffer(memory.contents, np.uint8)[MARGIN + self.OUTPUT :][:size]
         data = data.reshape(rows, self.out_stride * c.bus_bytes)
-        found = c.activation.unpack(data)[:, : self.columns]
+        found = self.storage.decode(np.unpackbits(data, axis=-1, bitorder="little"), self.columns)
         np.testing.assert_array_equal(found, expected)
         assert not data[:, self.out_words * c.bus_bytes :].any()
         # The test would tell little if they were all the same.
@@ -357,8 +368,8 @@ def engine(rng, engines, axi_memory):
         {"rows": 2, "requantise_cycles": 4, "multiplier": "lut"},
         {"rows": 2, "requantisers": 2, "cols": 4, "bus_bits": 64, "burst_beats": 16},
         # Words narrower than the bus, of activations and of weights
-        {"lanes": 2, "bus_bits": 128, "weight_bits": 4, "cols": 4},
-        {"lanes": 8, "activation_bits": 4, "weight_bits": 2, "cols": 3, "rows": 3},
+        {"lanes": 2, "bus_bits": 128, "precisions": ("a8w4",), "cols": 4},
+        {"lanes": 8, "precisions": ("a4w2",), "cols": 3, "rows": 3, "activation_depth": 64},
         {"cols": 1, "lanes": 4, "activation_depth": 16},
     ],
     ids=str,
@@ -386,7 +397,7 @@ def test_program(changes, rng, engine):
         snapshot = work.snapshot(memory)
         assert all(snapshot[name] <= counters[name] for name in counters)
         assert snapshot["store_beats"] == work.counts["store_beats"] - 512 // config.bus_bits
-        for name in ("dispatched", "fetch_beats", "load_beats", "compute_beats", "results"):
+        for name in ("fetch_beats", "load_beats", "compute_beats", "results"):
             assert snapshot[name] == work.counts[name]
 
     run(drive)
@@ -419,7 +430,7 @@ def test_load_after_store(rng, engine):
     back = {"memory": 0x800, "beats": 8, "row_beats": 8}
     work.instructions = [
         Instruction(Opcode.STORE, {**back, "post": LOAD}),
-        Instruction(Opcode.LOAD, {**back, "scratch_row": 1, "wait": STORE}),
+        Instruction(Opcode.LOAD, {**back, "wait": STORE}),
     ]
     work.put(memory)
 
@@ -580,7 +591,7 @@ class Spoiled:
 
     @staticmethod
     def opcode(work, memory):
-        work.instructions[3] = type("Junk", (), {"encode": lambda self: bytes(32)})()
+        work.instructions[4] = type("Junk", (), {"encode": lambda self: bytes(32)})()
         return Fault.ILLEGAL_INSTRUCTION
 
     @staticmethod
@@ -590,17 +601,34 @@ class Spoiled:
 
     @staticmethod
     def compute_field(work, memory):
-        work.replace(3, steps=0)
+        work.replace(4, steps=0)
         return Fault.ILLEGAL_INSTRUCTION
 
     @staticmethod
+    def geometry_bit(work, memory):
+        # More words than the scratchpad has
+        work.replace(2, words=2**10)
+        return Fault.ILLEGAL_INSTRUCTION
+
+    @staticmethod
+    def words_that_never_come(work, memory):
+        work.replace(2, words=2)
+        return Fault.WATCHDOG
+
+    @staticmethod
+    def taps_that_never_end(work, memory):
+        # No tap at all is 256 of them; but there is no room for more than the patch buffer holds.
+        work.replace(2, taps_inner=0, taps_outer=0)
+        return Fault.WATCHDOG
+
+    @staticmethod
     def store_field(work, memory):
-        work.replace(4, row_beats=0)
+        work.replace(5, row_beats=0)
         return Fault.ILLEGAL_INSTRUCTION
 
     @staticmethod
     def load_outside(work, memory):
-        outside(work, 2)
+        outside(work, 3)
         return Fault.ADDRESS
 
     @staticmethod
@@ -610,18 +638,18 @@ class Spoiled:
 
     @staticmethod
     def reserved_bit(work, memory):
-        work.replace(4, memory=2**31)
+        work.replace(5, memory=2**31)
         return Fault.ILLEGAL_INSTRUCTION
 
     @staticmethod
     def load_stride_outside(work, memory):
         # Backwards over the window's first word
-        work.replace(2, row_beats=1, stride=2**work.config.word_address_bits - 1, memory=0)
+        work.replace(3, row_beats=1, stride=2**work.config.word_address_bits - 1, memory=0)
         return Fault.ADDRESS
 
     @staticmethod
     def store_outside(work, memory):
-        outside(work, 4)
+        outside(work, 5)
         return Fault.ADDRESS
 
     @staticmethod
@@ -651,7 +679,7 @@ class Spoiled:
 
     @staticmethod
     def token_that_never_comes(work, memory):
-        work.replace(3, wait=LOAD + STORE)
+        work.replace(4, wait=LOAD + STORE)
         return Fault.WATCHDOG
 
 
@@ -688,7 +716,7 @@ def test_fault_and_another_run(way, rng, engine):
         counters = await host.counters(ctx)
         assert counters | good.counts == counters
         snapshot = good.snapshot(memory)
-        assert snapshot["dispatched"] == good.counts["dispatched"]
+        assert snapshot["fetch_beats"] == good.counts["fetch_beats"]
         assert all(snapshot[name] <= counters[name] for name in counters)
 
     run(drive)
@@ -698,15 +726,19 @@ def test_fault_just_before_a_store_begins(rng, engine):
     """A fault in one unit, in every cycle around that in which another asks for its first burst."""
     _, memory, host, run = engine(stall=0)
     good, bad = Work(TINY, rng), Work(TINY, rng)
-    load = {"beats": 1, "row_beats": 1, "scratch_row": 1}
+    load = {"beats": 1, "row_beats": 1}
     compute = {"row_groups": 1, "col_groups": 1, "drain": 1}
+    geometry = {**good.instructions[2].fields, "pixels_inner": 1}
+    assert good.instructions[2].opcode is Opcode.GEOMETRY
 
     async def drive(ctx):
         stored = set()
-        for steps in range(12, 28):
+        for steps in range(1, 17):
             bad.instructions = [
                 Instruction(Opcode.LOAD, {**load, "wait": COMPUTE}),
+                Instruction(Opcode.GEOMETRY, {**geometry, "words": 1}),
                 Instruction(Opcode.COMPUTE, {**compute, "steps": 1, "post": LOAD}),
+                Instruction(Opcode.GEOMETRY, {**geometry, "words": steps}),
                 Instruction(Opcode.COMPUTE, {**compute, "steps": steps, "post": STORE}),
                 Instruction(Opcode.STORE, {"memory": 0x800, "beats": 4, "row_beats": 4, "wait": COMPUTE}),
                 Instruction(Opcode.LOAD, load),
@@ -739,7 +771,7 @@ def test_program_outside(rng, engine):
     """The last instruction's last word is the first beyond the window."""
     _, memory, host, run = engine(stall=0)
     work = Work(TINY, rng)
-    program = Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1, "scratch_row": 1}).encode() * 3
+    program = Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1}).encode() * 3
     start = SIZE - len(program) + 4
     memory.contents[MARGIN + start : MARGIN + SIZE] = program[:-4]
     work.PROGRAM = start
@@ -832,7 +864,7 @@ def test_watchdog_to_the_cycle(pace, end, rng, engine):
     """Forty cycles without progress are a fault, thirty-nine are not."""
     _, memory, host, run = engine(stall=0)
     work = Work(TINY, rng)
-    work.instructions = [Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1, "scratch_row": 1})]
+    work.instructions = [Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1})]
     work.put(memory)
     memory.pace = pace
 
@@ -868,7 +900,7 @@ def test_token_overflow(rng, engine):
     _, memory, host, run = engine(stall=0)
     work = Work(TINY, rng)
     work.data = {}
-    giving = Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1, "scratch_row": 1, "post": COMPUTE})
+    giving = Instruction(Opcode.LOAD, {"beats": 1, "row_beats": 1, "post": COMPUTE})
     limit = TINY.token_limit
     work.instructions = [giving] * (limit + 4)
     work.put(memory)
@@ -889,6 +921,7 @@ def test_reset_in_the_middle_of_a_run(rng, engine):
     # Something to be stored when a long computation ends, which is after the reset.
     old = Work(TINY, rng)
     old.instructions = [
+        Instruction(Opcode.GEOMETRY, {**old.instructions[2].fields, "words": 30, "pixels_inner": 20}),
         Instruction(
             Opcode.COMPUTE,
             {"steps": 30, "row_groups": 20, "col_groups": 1, "drain": 1, "output_row": 1, "post": STORE},

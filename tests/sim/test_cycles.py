@@ -11,13 +11,14 @@ from bitwright.sim.cycles import simulate
 CONFIG = EngineConfig(
     cols=4, lanes=8, requantisers=2, activation_depth=256, weight_depth=64, channel_depth=32, output_depth=64
 )
-LOAD = {"beats": 200, "row_beats": 200, "stride": 200, "scratch_row": 1}
+LOAD = {"beats": 200, "row_beats": 200, "stride": 200}
 
 
 def test_the_bus_gives_a_word_per_cycle() -> None:
     loads = [Instruction(Opcode.LOAD, LOAD)] * 8
     one, eight = simulate(CONFIG, loads[:1]).total, simulate(CONFIG, loads).total
-    assert eight - one == 7 * 200
+    # The words of the program come over the same bus.
+    assert 7 * 200 <= eight - one <= 7 * 200 + 8 * CONFIG.instruction_beats
 
 
 def test_latency_counts_once_where_loads_overlap() -> None:
@@ -47,6 +48,18 @@ def test_results_take_their_time_to_leave(steps: int, cycles: int) -> None:
         return simulate(CONFIG, [Instruction(Opcode.COMPUTE, fields)]).total
 
     assert total(20) - total(10) == 10 * 2 * cycles
+
+
+def test_results_leave_before_those_of_the_next_tile() -> None:
+    """Tiles of one dot product each take as long as one tile of as many."""
+    fields = {"steps": 1, "row_groups": 1, "col_groups": 1, "drain": 1}
+    config = CONFIG.replace(cols=64, requantisers=1, channel_depth=64)
+    assert config.drain_cycles == 64
+
+    def total(count: int) -> int:
+        return simulate(config, [Instruction(Opcode.COMPUTE, fields)] * count).total
+
+    assert total(20) - total(10) == 10 * 64
 
 
 def test_snapshots_are_in_order() -> None:

@@ -1,21 +1,37 @@
 """The golden model against plain integer arithmetic, and what it makes of inputs."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from bitwright.hw.formats import Int
-from bitwright.hw.quant.arithmetic import quantise_multiplier
+from bitwright.hw.formats import Bipolar, Int
+from bitwright.hw.quant.arithmetic import quantise_multiplier, requantise
 from bitwright.sim import golden
 from bitwright.sim.graph import (
+    LEVEL_MAX,
+    LEVEL_MIN,
+    ArgMax,
+    AveragePool,
+    Binary,
+    Concatenate,
+    Convolution,
     Dequantize,
+    Elementwise,
     FullyConnected,
     Graph,
+    Lookup,
+    MaxPool,
     NetworkError,
+    Pad,
     Quantize,
+    Requantise,
     Reshape,
+    Softmax,
     TensorInfo,
+    Thresholds,
+    Transpose,
 )
 
 INT8 = Int(8)
@@ -40,13 +56,17 @@ def network(
         "weights": rng.integers(-128, 128, (n, k)),
         "weight_format": INT8,
         "bias": rng.integers(-2000, 2000, n),
+        **{key: changes.pop(key) for key in ("weights", "weight_format", "bias") if key in changes},
+    }
+    requantise = {
         "multiplier": multiplier,
         "shift": shift,
         "rounding": rounding,
         "low": output_format.min,
         "high": output_format.max,
-        **changes,
     }
+    given = changes.pop("quantiser", "")
+    values["quantiser"] = Requantise(**{**requantise, **changes}) if given == "" else given
     tensors = [
         TensorInfo(name="q", shape=shape, format=input_format, scale=0.5, zero_point=z_x),
         TensorInfo(name="y", shape=(*shape[:-1], n), format=output_format, scale=0.25, zero_point=z_y),
@@ -81,15 +101,15 @@ def by_hand(graph, x):
         for channel in range(node.channels):
             acc = sum((q - z_x) * int(w) for q, w in zip(row, node.weights[channel], strict=True))
             acc += int(node.bias[channel])
-            product = acc * int(node.multiplier[channel])
-            places = 31 - int(node.shift[channel])
-            if node.rounding == "half_even":
+            product = acc * int(node.quantiser.multiplier[channel])
+            places = 31 - int(node.quantiser.shift[channel])
+            if node.quantiser.rounding == "half_even":
                 value = round(Fraction(product, 1 << places))
             else:
                 high = (product + (1 << 30)) >> 31
                 exact = Fraction(high, 1 << (places - 31))
                 value = int(abs(exact) + Fraction(1, 2)) * (1 if exact >= 0 else -1)
-            out.append(min(max(value + z_y, node.low), node.high))
+            out.append(min(max(value + z_y, node.quantiser.low), node.quantiser.high))
     return np.array(out).reshape(*x.shape[:-1], node.channels)
 
 
@@ -133,6 +153,7 @@ def test_layer(rounding, input_format, output_format, shape):
         (Int(16, signed=False), "uint16"),
         (Int(17), "int32"),
         (Int(32), "int32"),
+        (Bipolar(), "int8"),
         (None, "float32"),
     ],
 )
@@ -258,6 +279,544 @@ def test_wide_formats_are_summed_exactly():
     )
     y = golden.run(graph, np.array([[2**31 - 1, 2**31 - 2]]))["y"]
     assert y.item() == 2**23 - 1 + 3
+
+
+# Thresholds, accumulators, and arithmetic on the host
+
+
+def accumulators(graph, x):
+    node = next(node for node in graph.nodes if isinstance(node, FullyConnected))
+    return (x.astype(np.int64) - graph.tensors["q"].zero_point) @ node.weights.T + node.bias
+
+
+@pytest.mark.parametrize(("output_format", "z_y"), [(Int(3, signed=False), 2), (Int(4), 0), (Int(8), -128)])
+def test_thresholds(output_format, z_y):
+    rng = np.random.default_rng(3)
+    levels = np.sort(rng.integers(-3000, 3000, (5, 7)), axis=1)
+    levels[1, 2:4] = levels[1, 3]  # a code that is skipped
+    levels[2] = LEVEL_MIN
+    levels[3, 4:] = LEVEL_MAX
+    descending = np.array([False, True, False, False, True])
+    low = output_format.min
+    quantiser = Thresholds(levels=levels, descending=descending, low=low)
+    graph = network(n=5, output_format=output_format, z_y=z_y, quantiser=quantiser)
+    x = codes(graph, 200)
+    acc = accumulators(graph, x)
+    expected = np.zeros_like(acc)
+    for index in np.ndindex(acc.shape):
+        row = levels[index[-1]]
+        reached = [acc[index] <= t if descending[index[-1]] else acc[index] >= t for t in row]
+        expected[index] = low + sum(reached)
+    y = golden.run(graph, x)["y"]
+    np.testing.assert_array_equal(y, expected)
+    assert len(np.unique(y[..., 0])) > 4
+    assert set(np.unique(y[..., 2])) == {low + 7}
+    # Exactly on a level, either way round.
+    on, below = golden.thresholds(quantiser, np.stack([levels[:, 0], levels[:, 0] - 1]))
+    assert on[0] >= 1 > below[0]
+    above = golden.thresholds(quantiser, levels[:, -1] + 1)
+    assert golden.thresholds(quantiser, levels[:, -1])[4] >= 1 > above[4]
+
+
+def test_bipolar():
+    quantiser = Thresholds(
+        levels=np.array([[0], [0], [4]]), descending=np.array([False, True, False]), low=-1
+    )
+    weights = np.array([[1, -1, 1, 1], [1, -1, 1, 1], [-1, -1, -1, -1]])
+    graph = network(
+        input_format=Bipolar(),
+        output_format=Bipolar(),
+        z_x=0,
+        z_y=0,
+        weights=weights,
+        weight_format=Bipolar(),
+        bias=np.zeros(3, int),
+        quantiser=quantiser,
+        float_edges=True,
+    )
+    x = np.array([[[0.5, -0.1, 0.0, 3.0], [-1.0, -1.0, -1.0, -1e-30]]], dtype=np.float32)
+    tensors = golden.run(graph, x)
+    np.testing.assert_array_equal(tensors["q"], [[[1, -1, 1, 1], [-1, -1, -1, -1]]])
+    # Accumulators 4, 4, -2 and -2, -2, 4.
+    np.testing.assert_array_equal(tensors["y"], [[[1, -1, -1], [-1, 1, 1]]])
+    assert tensors["y"].dtype == np.int8
+    np.testing.assert_array_equal(tensors["out"], 0.25 * tensors["y"])
+    np.testing.assert_array_equal(golden.run(graph, tensors["q"])["y"], tensors["y"])
+    with pytest.raises(NetworkError, match="are outside the range of bipolar; give codes -1 and \\+1"):
+        golden.run(graph, np.zeros((1, 2, 4), int))
+
+
+def test_raw_accumulators_with_gain_and_offset():
+    rng = np.random.default_rng(4)
+    gain, offset = rng.normal(0, 1, 3), rng.normal(0, 10, 3)
+    base = network(output_format=Int(32), z_y=0, quantiser=None, float_edges=True)
+    nodes = (*base.nodes[:-1], Dequantize(name="d", input="y", output="out", gain=gain, offset=offset))
+    graph = replace(base, nodes=nodes)
+    x = codes(graph, 50)
+    acc = accumulators(graph, x)
+    tensors = golden.run(graph, x)
+    np.testing.assert_array_equal(tensors["y"], acc)
+    assert tensors["y"].dtype == np.int32
+    exact = np.array([[float(Fraction(int(a)) * Fraction(0.25)) for a in row] for row in acc.reshape(-1, 3)])
+    expected = (exact * gain + offset).astype(np.float32).reshape(acc.shape)
+    np.testing.assert_array_equal(tensors["out"], expected)
+    # Rounded once: float32 throughout differs in places.
+    assert (
+        tensors["out"] != acc.astype(np.float32) * np.float32(0.25) * gain.astype(np.float32) + offset
+    ).any()
+
+
+def by_fraction(value, mode):
+    """A rounding mode of QONNX in exact arithmetic."""
+    size, sign = abs(value), -1 if value < 0 else 1
+    down, rest = divmod(size, 1)
+    match mode:
+        case "half_even":
+            return round(value)
+        case "ceil":
+            return -(-value // 1)
+        case "floor":
+            return value // 1
+        case "up":
+            return sign * (down + (rest > 0))
+        case "down":
+            return sign * down
+        case "half_up" | "tflite":
+            return sign * (down + (rest >= Fraction(1, 2)))
+        case "half_down":
+            return sign * (down + (rest > Fraction(1, 2)))
+
+
+@pytest.mark.parametrize("first", [False, True])
+@pytest.mark.parametrize("zero_point", [0, 3])
+@pytest.mark.parametrize(
+    "mode", ["half_even", "tflite", "ceil", "floor", "up", "down", "half_up", "half_down"]
+)
+def test_rounding_modes(mode, zero_point, first):
+    x = np.arange(-40, 41) / 8  # quarters, and so every tie
+    info = TensorInfo(name="q", shape=(81,), format=Int(5), scale=0.5, zero_point=zero_point)
+    ours = golden.quantise(x, info, mode, low=-15, high=14, zero_point_first=first)
+    exact = [Fraction(value) * 2 for value in x]
+    if first:
+        expected = [by_fraction(value + zero_point, mode) for value in exact]
+    else:
+        expected = [by_fraction(value, mode) + zero_point for value in exact]
+    np.testing.assert_array_equal(ours, np.clip([int(value) for value in expected], -15, 14))
+
+
+def test_unknown_rounding():
+    with pytest.raises(ValueError, match="Rounding mode 'nearest' is not known"):
+        golden.round_whole(np.ones(1), "nearest")
+
+
+def test_steps_on_the_host():
+    def step(operation, constant=None, **others):
+        values = None if constant is None else np.asarray(constant, np.float32)
+        return Elementwise(operation=operation, constant=values, **others)
+
+    steps = (
+        step("multiply", [1, 2, 3, 4]),
+        step("subtract", 10, reverse=True),
+        step("divide", 3),
+        step("maximum", -2),
+        step("minimum", 5),
+        step("power", 2),
+        step("add", [[0.5], [1.5]]),
+    )
+    tensors = [
+        TensorInfo(name="x", shape=(2, 4), format=None),
+        TensorInfo(name="q", shape=(2, 4), format=Int(8), scale=0.25),
+    ]
+    graph = Graph(
+        name="host",
+        tensors={tensor.name: tensor for tensor in tensors},
+        nodes=(Quantize(name="quantize", input="x", output="q", steps=steps),),
+        input="x",
+        output="q",
+    )
+    x = np.random.default_rng(5).normal(0, 3, (30, 2, 4)).astype(np.float32)
+    y = (np.float32(10) - x * np.array([1, 2, 3, 4], np.float32)) / np.float32(3)
+    y = np.clip(y, -2, 5) ** 2 + np.array([[0.5], [1.5]], np.float32)
+    assert y.dtype == np.float32
+    expected = np.clip(np.rint(y / np.float32(0.25)), -128, 127)
+    np.testing.assert_array_equal(golden.run(graph, x)["q"], expected)
+    root = replace(graph.nodes[0], steps=(step("power", 0.5),))
+    with pytest.raises(NetworkError, match="node 'quantize': what the network does with its input first"):
+        golden.run(replace(graph, nodes=(root,)), x)
+
+
+def test_counting_and_signs():
+    levels = np.array([[-1, 0, 2], [5, 5, 6]], np.float32)
+    count = Elementwise(operation="count", constant=levels)
+    x = np.array([[-1, 4], [0, 5], [3, 7]], np.float32)
+    np.testing.assert_array_equal(golden.elementwise(count, x), [[1, 0], [2, 2], [3, 3]])
+    sign = golden.elementwise(Elementwise(operation="sign"), np.array([-0.0, 0.0, -1e-40, 2]))
+    np.testing.assert_array_equal(sign, [1, 1, -1, 1])
+
+
+# Windows: each against loops over every output, tap and channel. A case is its seed.
+
+
+def single(node, *tensors):
+    """A graph of one node; the last tensor is its output, and all of several inputs are the network's."""
+    nodes, names = [node], [tensor.name for tensor in tensors]
+    for name in names[1:-1]:
+        # Further inputs are copies of the first.
+        nodes.insert(0, Reshape(name=f"copy_{name}", input=names[0], output=name))
+    tensors = {tensor.name: tensor for tensor in tensors}
+    return Graph(name="net", tensors=tensors, nodes=tuple(nodes), input=names[0], output=names[-1])
+
+
+def info(name, shape, format=INT8, scale=0.5, zero_point=0, channel_axis=None):
+    return TensorInfo(
+        name=name,
+        shape=tuple(map(int, shape)),
+        format=format,
+        scale=scale,
+        zero_point=zero_point,
+        channel_axis=channel_axis,
+    )
+
+
+def arranged(rng, n, height, width, channels):
+    """A shape for maps, and where its channels are: first or last, with or without a height."""
+    last, first = (n, height, width, channels), (n, channels, height, width)
+    choices = [(last, None), (last, 3), (first, 1)]
+    if height == 1:
+        choices += [((n, width, channels), None), ((n, channels, width), 1)]
+    return choices[rng.integers(len(choices))]
+
+
+class Windows:
+    """Random kernel, stride, dilation, padding and sizes that fit together."""
+
+    def __init__(self, rng, *, pads=True, dilates=True):
+        self.flat = rng.random() < 0.25  # one-dimensional
+        while True:
+            pick = lambda low, high: tuple(rng.integers(low, high, 2).tolist())  # noqa: E731
+            self.kernel, self.stride, self.size = pick(1, 4), pick(1, 4), pick(1, 9)
+            self.dilation = pick(1, 3) if dilates else (1, 1)
+            self.padding = (pick(0, 3), pick(0, 3)) if pads else ((0, 0), (0, 0))
+            if self.flat:
+                self.kernel, self.size = (1, self.kernel[1]), (1, self.size[1])
+                self.padding = (0, 0), self.padding[1]
+            pool = MaxPool(
+                name="p",
+                input="x",
+                output="y",
+                kernel=tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilation, strict=True)),
+                stride=self.stride,
+                padding=self.padding,
+            )
+            self.positions = pool.positions(*self.size)
+            # Dilated kernels may have all their taps outside; pooling must not.
+            if min(self.positions) >= 1 and (dilates or pool.coverage(*self.size).all()):
+                return
+
+    def taps(self, y, x):
+        """Kernel row and column, and input row and column, of each tap; None for a tap outside."""
+        for i in range(self.kernel[0]):
+            for j in range(self.kernel[1]):
+                v = y * self.stride[0] - self.padding[0][0] + i * self.dilation[0]
+                u = x * self.stride[1] - self.padding[1][0] + j * self.dilation[1]
+                inside = 0 <= v < self.size[0] and 0 <= u < self.size[1]
+                yield i, j, (v, u) if inside else None
+
+
+def convolution_case(seed, quantiser="requantise", *, input_format=None, pads=True):
+    rng = np.random.default_rng(seed)
+    windows = Windows(rng, pads=pads)
+    formats = [INT8, Int(4), Int(8, signed=False), Int(2, signed=False)]
+    input_format = input_format or formats[rng.integers(4)]
+    groups = int(rng.integers(1, 4))
+    depth, outputs = ((1, 2, 3)[rng.integers(3)] for _ in range(2))
+    if rng.random() < 0.4:
+        depth = 1  # depthwise
+    c, n = groups * depth, groups * outputs
+    by = {
+        "accumulators": None,
+        "requantise": Requantise(
+            multiplier=rng.integers(1 << 30, 1 << 31, n),
+            shift=rng.integers(-7, -3, n),
+            rounding=("tflite", "half_even")[seed % 2],
+            low=-100,
+            high=90,
+        ),
+        "thresholds": Thresholds(
+            levels=np.sort(rng.integers(-300, 300, (n, 3)), axis=1),
+            descending=rng.random(n) < 0.5,
+            low=-1,
+        ),
+    }[quantiser]
+    node = Convolution(
+        name="conv",
+        input="x",
+        output="y",
+        weights=rng.integers(-8, 8, (n, *windows.kernel, depth)),
+        weight_format=Int(4),
+        bias=rng.integers(-200, 200, n),
+        quantiser=by,
+        stride=windows.stride,
+        dilation=windows.dilation,
+        padding=windows.padding,
+        groups=groups,
+    )
+    z_x = int(rng.integers(input_format.min, input_format.max + 1)) if isinstance(input_format, Int) else 0
+    shape, axis = arranged(rng, 2, *windows.size, c)
+    x = info("x", shape, input_format, zero_point=z_x, channel_axis=axis)
+    shape, axis = arranged(rng, 2, *windows.positions, n)
+    result = Int(32) if by is None else INT8
+    y = info("y", shape, result, zero_point=0 if by is None else 7, channel_axis=axis)
+    values = rng.choice(input_format.values, (3, *x.shape))
+    return windows, single(node, x, y), values
+
+
+def by_loops(windows, graph, values):
+    """Accumulators ``(n, batch, height, width, channels)`` of the convolution."""
+    (node,) = graph.nodes
+    info = graph.tensors["x"]
+    x = info.to_canonical(values)
+    acc = np.zeros((*x.shape[:2], *windows.positions, node.channels), int)
+    depth, per_group = node.weights.shape[3], node.channels // node.groups
+    for a, b, row, column, n in np.ndindex(acc.shape):
+        total = int(node.bias[n])
+        for i, j, at in windows.taps(row, column):
+            for k in range(depth):
+                if at is not None:
+                    code = int(x[(a, b, *at, n // per_group * depth + k)])
+                    total += int(node.weights[n, i, j, k]) * (code - info.zero_point)
+        acc[a, b, row, column, n] = total
+    return acc
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_convolution(seed):
+    windows, graph, values = convolution_case(seed, "accumulators")
+    got = golden.run(graph, values)["y"]
+    assert got.dtype == np.int32
+    expected = by_loops(windows, graph, values)
+    np.testing.assert_array_equal(graph.tensors["y"].to_canonical(got), expected)
+    np.testing.assert_array_equal(got, graph.tensors["y"].from_canonical(expected))
+    node = graph.nodes[0]
+    assert graph.macs == 2 * np.prod(windows.positions) * node.weights.size
+    assert node.reduction == node.weights[0].size
+
+
+@pytest.mark.parametrize("quantiser", ["requantise", "thresholds"])
+@pytest.mark.parametrize("seed", range(10))
+def test_quantised_convolution(seed, quantiser):
+    windows, graph, values = convolution_case(seed, quantiser)
+    acc, node = by_loops(windows, graph, values), graph.nodes[0]
+    by = node.quantiser
+    # The quantiser alone is what test_layer and test_thresholds check.
+    if quantiser == "requantise":
+        codes = np.clip(requantise(acc, by.multiplier, by.shift, by.rounding) + 7, by.low, by.high)
+    else:
+        codes = by.low + golden.thresholds(by, acc)
+    got = golden.run(graph, values)["y"]
+    assert got.dtype == np.int8
+    np.testing.assert_array_equal(graph.tensors["y"].to_canonical(got), codes)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bipolar_convolution(seed):
+    windows, graph, values = convolution_case(seed, "accumulators", input_format=Bipolar(), pads=False)
+    assert set(np.unique(values)) <= {-1, 1}
+    got = graph.tensors["y"].to_canonical(golden.run(graph, values)["y"])
+    np.testing.assert_array_equal(got, by_loops(windows, graph, values))
+
+
+def test_convolution_in_parts(monkeypatch):
+    """A batch that is convolved one input at a time."""
+    _, graph, values = convolution_case(5)
+    whole = golden.run(graph, values)["y"]
+    monkeypatch.setattr(golden, "_PATCH_ELEMENTS", 1)
+    np.testing.assert_array_equal(golden.run(graph, values)["y"], whole)
+
+
+@pytest.mark.parametrize("bits", [8, 24])
+def test_convolution_beyond_int32(bits):
+    """Where float64 would not be exact, too."""
+    weights = np.full((1, 1, 2, 1), (1 << (bits - 1)) - 1)
+    x = info("x", (1, 1, 2, 1), Int(32))
+    y = info("y", (1, 1, 1, 1), Int(32))
+    values = {"weight_format": Int(bits), "bias": np.array([3]), "quantiser": None}
+    node = Convolution(name="conv", input="x", output="y", weights=weights, **values)
+    graph = single(node, x, y)
+    balanced = np.array([2**31 - 1, 2 - 2**31]).reshape(1, 1, 1, 2, 1)
+    assert golden.run(graph, balanced)["y"].item() == 3 + (1 << (bits - 1)) - 1
+    with pytest.raises(NetworkError, match=r"node 'conv': accumulator .* exceeds int32; the network's own"):
+        golden.run(graph, np.full((1, 1, 1, 2, 1), 2**31 - 1))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_max_pool(seed):
+    rng = np.random.default_rng(seed)
+    windows = Windows(rng, dilates=False)
+    format = [INT8, Int(4, signed=False), Bipolar()][seed % 3]
+    shape, axis = arranged(rng, 2, *windows.size, 3)
+    x = info("x", shape, format, channel_axis=axis)
+    shape, axis = arranged(rng, 2, *windows.positions, 3)
+    y = info("y", shape, format, channel_axis=axis)
+    node = MaxPool(
+        name="pool",
+        input="x",
+        output="y",
+        kernel=windows.kernel,
+        stride=windows.stride,
+        padding=windows.padding,
+    )
+    values = rng.choice(format.values, (3, *x.shape))
+    maps = x.to_canonical(values)
+    got = y.to_canonical(golden.run(single(node, x, y), values)["y"])
+    for a, b, row, column, c in np.ndindex(got.shape):
+        seen = [maps[(a, b, *at, c)] for *_, at in windows.taps(row, column) if at is not None]
+        assert got[a, b, row, column, c] == max(seen)
+
+
+@pytest.mark.parametrize("count_padding", [False, True])
+@pytest.mark.parametrize("seed", range(20))
+def test_average_pool(seed, count_padding):
+    rng = np.random.default_rng(seed)
+    windows = Windows(rng, dilates=False)
+    format = [INT8, Int(4, signed=False)][seed % 2]
+    zero_point = format.max // 3
+    shape, axis = arranged(rng, 2, *windows.size, 3)
+    x = info("x", shape, format, zero_point=zero_point, channel_axis=axis)
+    shape, axis = arranged(rng, 2, *windows.positions, 3)
+    y = info("y", shape, INT8, scale=0.1, channel_axis=axis)
+    node = AveragePool(
+        name="pool",
+        input="x",
+        output="y",
+        kernel=windows.kernel,
+        stride=windows.stride,
+        padding=windows.padding,
+        count_padding=count_padding,
+    )
+    # Any codes at all: the table is the arithmetic.
+    node = node.tabulated(x, lambda sums, count: (sums * 37 + count * 11) % 256 - 128)
+    values = rng.choice(format.values, (3, *x.shape))
+    maps = x.to_canonical(values)
+    got = y.to_canonical(golden.run(single(node, x, y), values)["y"])
+    for a, b, row, column, c in np.ndindex(got.shape):
+        taps = [at for *_, at in windows.taps(row, column)]
+        codes = [int(maps[(a, b, *at, c)]) for at in taps if at is not None]
+        if count_padding:
+            codes += [zero_point] * (len(taps) - len(codes))
+        assert got[a, b, row, column, c] == (sum(codes) * 37 + len(codes) * 11) % 256 - 128
+
+
+# Element by element, and moving codes
+
+
+@pytest.mark.parametrize("formats", [(INT8, Int(3)), (Int(4, signed=False), Bipolar()), (Bipolar(), INT8)])
+def test_tables(formats):
+    rng = np.random.default_rng(9)
+    a, b = formats
+    sizes = [len(format.values) for format in formats]
+    pairs, singles = rng.integers(-128, 128, sizes), rng.integers(-128, 128, sizes[0])
+    tensors = [info("a", (5, 4), a), info("b", (5, 4), b), info("y", (5, 4)), info("z", (5, 4))]
+    place = {code: index for index, code in enumerate(a.values.tolist())}
+    second = {code: index for index, code in enumerate(b.values.tolist())}
+    to_b = np.array([b.values[index % sizes[1]] for index in range(sizes[0])])
+    graph = Graph(
+        name="net",
+        tensors={tensor.name: tensor for tensor in tensors},
+        nodes=(
+            Lookup(name="to_b", input="a", output="b", table=to_b),
+            Binary(name="both", inputs=("a", "b"), output="y", table=pairs),
+            Lookup(name="one", input="a", output="z", table=singles),
+        ),
+        input="a",
+        output="y",
+    )
+    x = rng.choice(a.values, (6, 5, 4))
+    values = golden.run(graph, x)
+    for index in np.ndindex(x.shape):
+        i = place[int(x[index])]
+        assert values["b"][index] == to_b[i]
+        assert values["y"][index] == pairs[i, second[int(to_b[i])]]
+        assert values["z"][index] == singles[i]
+
+
+def test_one_tensor_twice():
+    table = np.add.outer(np.arange(4), np.arange(4) * 10)
+    uint2 = Int(2, signed=False)
+    graph = single(
+        Binary(name="sum", inputs=("x", "x"), output="y", table=table),
+        info("x", (3,), uint2),
+        info("y", (3,)),
+    )
+    assert golden.run(graph, np.array([[0, 1, 3]]))["y"].tolist() == [[0, 11, 33]]
+
+
+def test_concatenate():
+    tensors = [info("x", (2, 3, 4)), info("again", (2, 3, 4)), info("y", (2, 6, 4))]
+    graph = single(Concatenate(name="join", inputs=("x", "again"), output="y", axis=1), *tensors)
+    x = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 4))
+    np.testing.assert_array_equal(golden.run(graph, x)["y"], np.concatenate([x, x], axis=2))
+
+
+def test_pad():
+    node = Pad(name="pad", input="x", output="y", padding=((0, 1), (2, 3), (0, 0)), value=-5)
+    graph = single(node, info("x", (1, 2, 3), zero_point=4), info("y", (2, 7, 3), zero_point=4))
+    x = np.random.default_rng(0).integers(-128, 128, (5, 1, 2, 3))
+    y = golden.run(graph, x)["y"]
+    np.testing.assert_array_equal(y[:, :1, 2:4], x)
+    assert (y == -5).sum() >= y.size - x.size
+    assert (y[:, 1] == -5).all()
+    assert (y[:, 0, :2] == -5).all()
+
+
+def test_transpose():
+    node = Transpose(name="turn", input="x", output="y", axes=(2, 0, 1))
+    graph = single(node, info("x", (2, 3, 4)), info("y", (4, 2, 3)))
+    x = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 4))
+    y = golden.run(graph, x)["y"]
+    for a, i, j, k in np.ndindex(x.shape):
+        assert y[a, k, i, j] == x[a, i, j, k]
+
+
+# On the host
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.5])
+def test_softmax_in_float32(beta):
+    x = info("x", (3, 10), scale=0.07, zero_point=5)
+    codes = np.random.default_rng(0).integers(-128, 128, (20, 3, 10))
+    real = (codes - 5) * 0.07 * beta
+    expected = np.exp(real) / np.exp(real).sum(axis=-1, keepdims=True)
+    node = Softmax(name="softmax", input="x", output="y", arithmetic="float32", beta=beta)
+    shares = golden.run(single(node, x, info("y", (3, 10), None)), codes)["y"]
+    assert shares.dtype == np.float32
+    np.testing.assert_allclose(shares, expected, rtol=1e-5, atol=1e-7)
+    y = info("y", (3, 10), Int(8, signed=False), scale=1 / 256)
+    rounded = golden.run(single(node, x, y), codes)["y"]
+    assert np.abs(np.clip(expected * 256, 0, 255) - rounded).max() <= 0.5 + 1e-3
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+def test_arg_max(last, kept):
+    node = ArgMax(name="best", input="x", output="y", axis=1, last=last)
+    y = info("y", (3, 1, 4) if kept else (3, 4), Int(32), scale=1.0)
+    codes = np.random.default_rng(0).integers(-2, 3, (20, 3, 5, 4))
+    got = golden.run(single(node, info("x", (3, 5, 4)), y), codes)["y"]
+    assert got.shape == (20, *y.shape)
+    for a, i, k in np.ndindex(20, 3, 4):
+        row = codes[a, i, :, k].tolist()
+        best = 4 - row[::-1].index(max(row)) if last else row.index(max(row))
+        assert got.reshape(20, 3, 4)[a, i, k] == best
+
+
+def test_one_node_at_a_time():
+    """What the host does with what the engine left."""
+    graph = network(float_edges=True)
+    values = golden.run(graph, codes(graph, 5))
+    assert [node.name for node in graph.tail] == ["dequantize"]
+    for node in graph.tail:
+        np.testing.assert_array_equal(golden.compute(graph, node, values), values[node.output], strict=True)
 
 
 # Preparing inputs

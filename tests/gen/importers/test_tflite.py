@@ -1,6 +1,7 @@
 """TFLite import: variations against tflite-micro, damaged files, everything that is refused."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 
 import flatbuffers
@@ -9,15 +10,51 @@ import pytest
 import tflite
 from tflite import ActivationFunctionType as Activation
 from tflite import BuiltinOperator as Op
+from tflite import Padding
 from tflite import TensorType as Type
 
 from bitwright.gen.importers import load
 from bitwright.hw.formats import Int
 from bitwright.hw.quant.arithmetic import quantise_multiplier, requantise
 from bitwright.sim import golden
-from bitwright.sim.graph import Dequantize, FullyConnected, NetworkError, Quantize, Reshape
+from bitwright.sim.graph import (
+    AveragePool,
+    Binary,
+    Convolution,
+    Dequantize,
+    FullyConnected,
+    Lookup,
+    MaxPool,
+    NetworkError,
+    Quantize,
+    Reshape,
+    Softmax,
+    Transpose,
+)
 
 K, N = 12, 7
+OPTIONS = {
+    Op.ADD: "AddOptions",
+    Op.ARG_MAX: "ArgMaxOptions",
+    Op.AVERAGE_POOL_2D: "Pool2DOptions",
+    Op.CONCATENATION: "ConcatenationOptions",
+    Op.CONV_2D: "Conv2DOptions",
+    Op.DEPTHWISE_CONV_2D: "DepthwiseConv2DOptions",
+    Op.FULLY_CONNECTED: "FullyConnectedOptions",
+    Op.LEAKY_RELU: "LeakyReluOptions",
+    Op.MAX_POOL_2D: "Pool2DOptions",
+    Op.MEAN: "ReducerOptions",
+    Op.MUL: "MulOptions",
+    Op.PACK: "PackOptions",
+    Op.PAD: "PadOptions",
+    Op.PADV2: "PadV2Options",
+    Op.SHAPE: "ShapeOptions",
+    Op.SOFTMAX: "SoftmaxOptions",
+    Op.SQUEEZE: "SqueezeOptions",
+    Op.STRIDED_SLICE: "StridedSliceOptions",
+    Op.SUB: "SubOptions",
+    Op.TRANSPOSE: "TransposeOptions",
+}
 S_X, S_W, S_Y = np.float32(0.0123), np.float32(0.0071), np.float32(0.0313)
 
 
@@ -119,19 +156,24 @@ class Network:
             codes.append((op, custom))
         inputs = self._vector(b, inputs, 4, b.PrependInt32)
         outputs = self._vector(b, outputs, 4, b.PrependInt32)
-        if op == Op.FULLY_CONNECTED:
-            options = options or {}
-            tflite.FullyConnectedOptionsStart(b)
-            tflite.FullyConnectedOptionsAddFusedActivationFunction(b, options.get("activation", 0))
-            tflite.FullyConnectedOptionsAddKeepNumDims(b, options.get("keep_num_dims", False))
-            tflite.FullyConnectedOptionsAddWeightsFormat(b, options.get("weights_format", 0))
-            options = tflite.FullyConnectedOptionsEnd(b)
+        kind = OPTIONS.get(op)
+        if kind is not None:
+            packed = {}
+            for key, value in (options or {}).items():
+                is_list = isinstance(value, list | tuple)
+                packed[key] = self._vector(b, value, 4, b.PrependInt32) if is_list else value
+            getattr(tflite, f"{kind}Start")(b)
+            for key, value in packed.items():
+                camel = "".join(part.capitalize() for part in key.split("_"))
+                camel = {"Activation": "FusedActivationFunction"}.get(camel, camel)
+                getattr(tflite, f"{kind}Add{camel}")(b, value)
+            options = getattr(tflite, f"{kind}End")(b)
         tflite.OperatorStart(b)
         tflite.OperatorAddOpcodeIndex(b, codes.index((op, custom)))
         tflite.OperatorAddInputs(b, inputs)
         tflite.OperatorAddOutputs(b, outputs)
-        if op == Op.FULLY_CONNECTED:
-            tflite.OperatorAddBuiltinOptionsType(b, tflite.BuiltinOptions.FullyConnectedOptions)
+        if kind is not None:
+            tflite.OperatorAddBuiltinOptionsType(b, getattr(tflite.BuiltinOptions, kind))
             tflite.OperatorAddBuiltinOptions(b, options)
         return tflite.OperatorEnd(b)
 
@@ -142,16 +184,19 @@ def save(data, tmp_path):
     return path
 
 
-def check(data, tmp_path, inputs=100):
-    """Import, and compare every tensor that both have with tflite-micro."""
+def check(data, tmp_path, inputs=100, distinct=4):
+    """Import, and compare every tensor that both have with tflite-micro, for random or for given inputs."""
     micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
     graph = load(save(data, tmp_path))
     info = graph.tensors[graph.input]
     rng = np.random.default_rng(0)
-    if info.format is None:
+    if not isinstance(inputs, int):
+        x = inputs
+    elif info.format is None:
         x = rng.normal(0, 0.8, (inputs, *info.shape)).astype(np.float32)
     else:
-        x = rng.integers(-128, 128, (inputs, *info.shape)).astype(np.int8)
+        x = rng.integers(info.format.min, info.format.max + 1, (inputs, *info.shape))
+        x = x.astype(golden.storage_type(info))
     tensors = golden.run(graph, x)
     interpreter = micro.Interpreter.from_bytes(
         data, intrepreter_config=micro.InterpreterConfig.kPreserveAllTensors, arena_size=1 << 18
@@ -162,8 +207,11 @@ def check(data, tmp_path, inputs=100):
         for name, tensor in graph.tensors.items():
             if tensor.index is not None and name != graph.input:
                 expected = interpreter.GetTensor(tensor.index, 0)["tensor_data"]
-                np.testing.assert_array_equal(tensors[name][number], expected, name, strict=True)
-    assert np.unique(tensors[graph.output]).size > 3
+                ours = tensors[name][number]
+                if tensor.format == Int(32):  # an index, of 32 or 64 bits
+                    expected = expected.astype(np.int32)
+                np.testing.assert_array_equal(ours, expected, name, strict=True)
+    assert np.unique(tensors[graph.output]).size >= distinct
     return graph
 
 
@@ -216,8 +264,8 @@ def test_fully_connected(tmp_path, scale, bias, activation, low, high):
     w, b = operands()
     np.testing.assert_array_equal(layer.weights, w)
     np.testing.assert_array_equal(layer.bias, b if bias == "int32" else 0 * b)
-    assert (layer.low, layer.high) == (low, high)
-    assert layer.rounding == "tflite"
+    assert (layer.quantiser.low, layer.quantiser.high) == (low, high)
+    assert layer.quantiser.rounding == "tflite"
     assert layer.weight_format == Int(8)
     assert layer.name == "op00_fully_connected"
     assert graph.macs == K * N
@@ -231,7 +279,7 @@ def test_relu6_clamps_above(tmp_path):
     (layer,) = check(
         fully_connected(scales=(S_X, S_W * 20, np.float32(0.07)), activation=Activation.RELU6), tmp_path
     ).nodes
-    assert (layer.low, layer.high) == (-7, -7 + 86)
+    assert (layer.quantiser.low, layer.quantiser.high) == (-7, -7 + 86)
 
 
 def test_ties(tmp_path):
@@ -251,7 +299,7 @@ def test_tiny_channel_scales(tmp_path, scale):
     scales[2] = scale
     graph = check(fully_connected(scales=(S_X, scales, S_Y)), tmp_path)
     (layer,) = graph.nodes
-    assert (layer.multiplier[2] == 0) == (scale == 1e-11)
+    assert (layer.quantiser.multiplier[2] == 0) == (scale == 1e-11)
 
 
 def test_scales_are_multiplied_in_float64(tmp_path):
@@ -373,10 +421,461 @@ def test_reference_network(shared_data):
     assert graph.name == "ad_autoencoder_int8"
 
 
-@pytest.mark.parametrize("file", ["ic_resnet8_int8", "kws_dscnn_int8"])
-def test_reference_networks_that_are_refused(shared_data, file):
-    with pytest.raises(NetworkError, match=r"operator 0 \(CONV_2D, output '.*: CONV_2D is not supported"):
-        load(shared_data / "mlperf_tiny" / f"{file}.tflite")
+@pytest.mark.parametrize(
+    ("file", "macs", "kinds"),
+    [
+        (
+            "ic_resnet8_int8",
+            12501632,
+            {Convolution: 9, Binary: 3, AveragePool: 1, Reshape: 1, FullyConnected: 1, Softmax: 1},
+        ),
+        (
+            "kws_dscnn_int8",
+            2656768,
+            {Convolution: 9, AveragePool: 1, Reshape: 1, FullyConnected: 1, Softmax: 1},
+        ),
+    ],
+)
+def test_convolutional_reference_networks(shared_data, file, macs, kinds):
+    """What they consist of; tests/gen/test_networks.py compares every tensor."""
+    graph = load(shared_data / "mlperf_tiny" / f"{file}.tflite")
+    assert Counter(type(node) for node in graph.nodes) == kinds
+    assert sum(node.depthwise for node in graph.nodes if isinstance(node, Convolution)) == (
+        4 if file.startswith("kws") else 0
+    )
+    assert graph.macs == macs
+    assert [type(node) for node in graph.tail] == [Softmax]
+
+
+# Convolutions
+
+
+def convolution(
+    *,
+    op=Op.CONV_2D,
+    x_shape=(1, 9, 8, 5),
+    kernel=(3, 3),
+    channels=6,
+    groups=1,
+    stride=(1, 1),
+    dilation=(1, 1),
+    padding=Padding.SAME,
+    bias=True,
+    per_channel=True,
+    zero_points=(3, -7),
+    scales=(S_X, S_W, S_Y),
+    y_shape=None,
+    net=None,
+    **options,
+):
+    """One convolution; depthwise with `channels` outputs."""
+    depthwise = op == Op.DEPTHWISE_CONV_2D
+    rng = np.random.default_rng(7)
+    c = x_shape[3]
+    w_shape = (1, *kernel, channels) if depthwise else (channels, *kernel, c // groups)
+    w = rng.integers(-128, 128, w_shape).astype(np.int8)
+    s_x, s_w, s_y = scales
+    s_w = (rng.uniform(0.2, 2, channels) * s_w).astype(np.float32) if per_channel else s_w
+    net = net or Network()
+    x = net.tensor("x", x_shape, scale=s_x, zero_point=zero_points[0])
+    axis = 3 if depthwise else 0
+    inputs = [x, net.tensor("w", w_shape, scale=s_w, zero_point=np.zeros(np.size(s_w)), data=w, axis=axis)]
+    if bias:
+        b = rng.integers(-3000, 3000, channels).astype("<i4")
+        scale = (s_x * s_w).astype(np.float32)
+        zeros = np.zeros(np.size(s_w))
+        inputs.append(net.tensor("b", (channels,), Type.INT32, scale, zeros, data=b))
+    if y_shape is None:
+        spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        shrink = spans if padding == Padding.VALID else (1, 1)
+        sides = [(n - k) // s + 1 for n, k, s in zip(x_shape[1:3], shrink, stride, strict=True)]
+        y_shape = (x_shape[0], *sides, channels)
+    y = net.tensor("y", y_shape, scale=s_y, zero_point=zero_points[1])
+    options = {
+        "padding": padding,
+        "stride_h": stride[0],
+        "stride_w": stride[1],
+        "dilation_h_factor": dilation[0],
+        "dilation_w_factor": dilation[1],
+        **({"depth_multiplier": channels // c} if depthwise else {}),
+        **options,
+    }
+    net.operator(op, inputs, [y], options)
+    return net.pack([x], [y])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"padding": Padding.VALID},
+        {"kernel": (1, 1)},
+        {"kernel": (2, 4), "stride": (2, 3)},
+        {"kernel": (2, 4), "stride": (2, 3), "padding": Padding.VALID},
+        {"stride": (2, 2)},
+        {"stride": (4, 5)},
+        {"kernel": (1, 1), "stride": (2, 2)},
+        {"kernel": (5, 5), "x_shape": (1, 3, 4, 2)},
+        {"dilation": (2, 3)},
+        {"dilation": (2, 2), "padding": Padding.VALID},
+        {"x_shape": (1, 7, 6, 6), "groups": 3},
+        {"x_shape": (1, 7, 6, 6), "groups": 6, "channels": 12},
+        {"x_shape": (1, 1, 30, 4), "kernel": (1, 5), "stride": (1, 2)},
+        {"x_shape": (1, 10, 4, 1), "kernel": (10, 4), "stride": (2, 2), "channels": 8},
+        {"bias": False},
+        {"per_channel": False},
+        {"activation": Activation.RELU},
+        {"activation": Activation.RELU6, "scales": (S_X, S_W * 30, np.float32(0.07))},
+        {"activation": Activation.RELU_N1_TO_1},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 5},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 10, "stride": (2, 1)},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 15, "padding": Padding.VALID},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 7, "x_shape": (1, 8, 9, 1)},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 5, "dilation": (2, 1), "per_channel": False},
+        {"op": Op.DEPTHWISE_CONV_2D, "channels": 5, "activation": Activation.RELU6, "bias": False},
+    ],
+    ids=str,
+)
+def test_convolution(tmp_path, changes):
+    graph = check(convolution(**changes), tmp_path, inputs=20)
+    (layer,) = graph.nodes
+    assert isinstance(layer, Convolution)
+    assert layer.weight_format == Int(8)
+    assert layer.groups == (graph.tensors["x"].shape[3] if "op" in changes else changes.get("groups", 1))
+    assert graph.macs == np.prod(graph.tensors["y"].shape[1:3]) * layer.weights.size
+
+
+def operator(op, shapes, *, scales=None, zero_points=None, kinds=None, constants=(), **options):
+    """One operator on int8 tensors ``x``, ``x1``, ..., with constants behind them, to ``y``.
+
+    The network's input is ``x``; further tensors are other views of it, by way of QUANTIZE.
+    """
+    net = Network()
+    *x_shapes, y_shape = shapes
+    scales = scales or [S_X] * len(shapes)
+    zero_points = zero_points or [3] * len(shapes)
+    kinds = kinds or [Type.INT8] * len(shapes)
+    inputs = [
+        net.tensor(f"x{number or ''}", shape, kinds[number], scales[number], zero_points[number])
+        for number, shape in enumerate(x_shapes)
+    ]
+    first = net.tensor("x0", x_shapes[0], kinds[0], S_X * 2, -1) if len(x_shapes) > 1 else inputs[0]
+    if len(x_shapes) > 1:
+        for index in inputs:
+            net.operator(Op.QUANTIZE, [first], [index])
+    for number, (data, kind) in enumerate(constants):
+        scale = None if kind in (Type.INT32, Type.INT64) else S_X
+        zero_point = 0 if scale is None else 3
+        inputs.append(net.tensor(f"c{number}", data.shape, kind, scale, zero_point, data))
+    scale = None if kinds[-1] in (Type.INT32, Type.INT64) else scales[-1]
+    output = net.tensor("y", y_shape, kinds[-1], scale, zero_points[-1])
+    net.operator(op, inputs, [output], options)
+    return net.pack([first], [output])
+
+
+def integers(*values, kind=Type.INT32):
+    return np.array(values, "<i4" if kind == Type.INT32 else "<i8"), kind
+
+
+# Pooling
+
+
+@pytest.mark.parametrize("op", [Op.MAX_POOL_2D, Op.AVERAGE_POOL_2D])
+@pytest.mark.parametrize(
+    ("x_shape", "kernel", "stride", "padding", "y_shape"),
+    [
+        ((1, 8, 6, 3), (2, 2), (2, 2), Padding.VALID, (1, 4, 3, 3)),
+        ((1, 9, 7, 3), (3, 3), (2, 2), Padding.SAME, (1, 5, 4, 3)),
+        ((1, 9, 7, 3), (3, 2), (1, 3), Padding.SAME, (1, 9, 3, 3)),
+        ((1, 9, 7, 3), (4, 5), (3, 1), Padding.VALID, (1, 2, 3, 3)),
+        ((1, 25, 5, 8), (25, 5), (25, 5), Padding.VALID, (1, 1, 1, 8)),
+        ((1, 1, 20, 4), (1, 3), (1, 2), Padding.SAME, (1, 1, 10, 4)),
+    ],
+)
+@pytest.mark.parametrize("activation", [Activation.NONE, Activation.RELU, Activation.RELU6])
+def test_pooling(tmp_path, op, x_shape, kernel, stride, padding, y_shape, activation):
+    data = operator(
+        op,
+        [x_shape, y_shape],
+        scales=[np.float32(0.08)] * 2,
+        zero_points=[-20] * 2,
+        padding=padding,
+        filter_height=kernel[0],
+        filter_width=kernel[1],
+        stride_h=stride[0],
+        stride_w=stride[1],
+        activation=activation,
+    )
+    # The greatest of many codes is often beyond the clamp.
+    graph = check(data, tmp_path, inputs=20, distinct=1 if op == Op.MAX_POOL_2D else 4)
+    pool = graph.nodes[0]
+    assert type(pool) is (MaxPool if op == Op.MAX_POOL_2D else AveragePool)
+    clamped = op == Op.MAX_POOL_2D and activation != Activation.NONE
+    assert [type(node) for node in graph.nodes[1:]] == ([Lookup] if clamped else [])
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "axes", "y_shape", "keep"),
+    [
+        ((1, 7, 5, 6), (1, 2), (1, 1, 1, 6), True),
+        ((1, 7, 5, 6), (2, 1), (1, 1, 1, 6), True),
+        ((1, 7, 5, 6), (1, 2), (1, 6), False),
+        ((1, 7, 5, 6), (-3, -2), (1, 6), False),
+        ((1, 8, 8, 6), (1, 2), (1, 6), False),
+        ((1, 12, 6), (1,), (1, 6), False),
+        ((1, 12, 6), (1,), (1, 1, 6), True),
+        ((1, 7, 5, 6), (1,), (1, 5, 6), False),
+        ((1, 7, 5, 6), (2,), (1, 7, 1, 6), True),
+    ],
+)
+@pytest.mark.parametrize(
+    ("scales", "zero_points"),
+    [((S_X, S_X), (3, 3)), ((S_X, S_X * np.float32(0.3)), (-20, 5)), ((S_X, S_X * 3), (-100, -128))],
+)
+def test_mean(tmp_path, x_shape, axes, y_shape, keep, scales, zero_points):
+    data = operator(
+        Op.MEAN,
+        [x_shape, y_shape],
+        scales=scales,
+        zero_points=zero_points,
+        constants=[integers(*axes)],
+        keep_dims=keep,
+    )
+    graph = check(data, tmp_path, inputs=200)
+    assert [type(node) for node in graph.nodes] == [AveragePool]
+
+
+# Elementwise
+
+EVERY_PAIR = np.stack(np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))).astype(np.int8)
+
+
+@pytest.mark.parametrize("op", [Op.ADD, Op.SUB, Op.MUL], ids=["add", "sub", "mul"])
+@pytest.mark.parametrize(
+    ("scales", "zero_points", "activation"),
+    [
+        ((0.05, 0.05, 0.05), (0, 0, 0), Activation.NONE),
+        ((0.031, 0.0123, 0.047), (3, -128, -7), Activation.NONE),
+        ((0.031, 0.9, 0.33), (-77, 12, -128), Activation.RELU),
+        ((0.0004, 0.021, 0.05), (0, 127, 5), Activation.RELU6),
+        ((0.25, 0.5, 0.125), (1, 2, 3), Activation.RELU_N1_TO_1),
+        ((0.7, 0.011, 0.09), (-128, -128, 0), Activation.NONE),
+    ],
+)
+def test_every_pair(tmp_path, op, scales, zero_points, activation):
+    """Every pair of codes: the operands are halves of one input."""
+    micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    scales = [np.float32(scale) for scale in scales]
+    net = Network()
+    a = net.tensor("a", (256, 256), scale=scales[0], zero_point=zero_points[0])
+    b = net.tensor("b", (256, 256), scale=scales[1], zero_point=zero_points[1])
+    y = net.tensor("y", (256, 256), scale=scales[2], zero_point=zero_points[2])
+    net.operator(op, [a, b], [y], {"activation": activation})
+    interpreter = micro.Interpreter.from_bytes(net.pack([a, b], [y]), arena_size=1 << 20)
+    for position in range(2):
+        interpreter.set_input(EVERY_PAIR[position], position)
+    interpreter.invoke()
+    expected = interpreter.get_output(0)
+    # The importer takes one input: here the second operand comes of the first, but the table is the same.
+    net.operators.insert(0, (Op.QUANTIZE, [a], [b], None, None))
+    graph = load(save(net.pack([a], [y]), tmp_path))
+    table = graph.nodes[1].table
+    np.testing.assert_array_equal(
+        table[EVERY_PAIR[0].astype(int) + 128, EVERY_PAIR[1].astype(int) + 128], expected
+    )
+    assert np.unique(expected).size > 1
+
+
+@pytest.mark.parametrize("op", [Op.ADD, Op.SUB, Op.MUL], ids=["add", "sub", "mul"])
+def test_binary(tmp_path, op):
+    shapes = [(1, 3, 2, 4)] * 3
+    graph = check(operator(op, shapes, scales=[0.1, 0.03, 0.02], zero_points=[5, -9, 2]), tmp_path)
+    assert [type(node) for node in graph.nodes] == [Lookup, Lookup, Binary]
+    assert graph.nodes[2].inputs == ("x", "x1")
+    # An operand with further axes of one element.
+    shapes = [(1, 3, 2, 4), (1, 3, 2, 4), (3, 2, 4)]
+    graph = load(save(operator(op, shapes), tmp_path))
+    assert [type(node) for node in graph.nodes] == [Lookup, Lookup, Reshape, Reshape, Binary]
+
+
+@pytest.mark.parametrize("op", [Op.ADD, Op.SUB, Op.MUL], ids=["add", "sub", "mul"])
+@pytest.mark.parametrize("shape", [(1,), (1, 3, 4), (1, 1, 4)])
+@pytest.mark.parametrize("first", [False, True])
+def test_constant_operand(tmp_path, op, shape, first):
+    net = Network()
+    x = net.tensor("x", (1, 3, 4), scale=np.float32(0.03), zero_point=-9)
+    c = net.tensor("c", shape, scale=np.float32(0.01), zero_point=4, data=np.full(shape, 77, np.int8))
+    y = net.tensor("y", (1, 3, 4), scale=np.float32(0.02), zero_point=2)
+    net.operator(op, [c, x] if first else [x, c], [y], {})
+    graph = check(net.pack([x], [y]), tmp_path)
+    assert [type(node) for node in graph.nodes] == [Lookup]
+    assert set(graph.tensors) == {"x", "y"}
+
+
+EVERY_CODE = np.arange(-128, 128).astype(np.int8).reshape(1, 256)
+
+
+@pytest.mark.parametrize("zero_point", [-128, -3, 0, 100])
+@pytest.mark.parametrize("scale", [1e-4, 0.01, 0.0313, 1 / 16, 0.3, 2.5])
+@pytest.mark.parametrize(
+    ("op", "output", "options"),
+    [
+        (Op.RELU, (0.6, -128), {}),
+        (Op.RELU, (2.3, 17), {}),
+        (Op.RELU6, None, {}),
+        (Op.LEAKY_RELU, (0.9, 5), {"alpha": 0.1}),
+        (Op.LEAKY_RELU, (1.7, -100), {"alpha": -0.73}),
+        (Op.LEAKY_RELU, (0.4, 0), {"alpha": 1.5}),
+        (Op.HARD_SWISH, (1.0, -10), {}),
+        (Op.HARD_SWISH, (0.3, -128), {}),
+        (Op.LOGISTIC, (1 / 256, -128), {}),
+        (Op.TANH, (1 / 128, 0), {}),
+        (Op.QUANTIZE, (0.31, 7), {}),
+        (Op.QUANTIZE, (3.7, -7), {}),
+    ],
+)
+def test_every_code(tmp_path, op, output, options, scale, zero_point):
+    scale = np.float32(scale)
+    if output is None:
+        output = scale, zero_point
+    elif op not in (Op.LOGISTIC, Op.TANH):
+        output = np.float32(output[0]) * scale, output[1]
+    shapes, scales = [(1, 256)] * 2, [scale, np.float32(output[0])]
+    data = operator(op, shapes, scales=scales, zero_points=[zero_point, output[1]], **options)
+    (node,) = check(data, tmp_path, EVERY_CODE[None], distinct=1).nodes
+    assert isinstance(node, Lookup)
+
+
+def test_relu_n1_to_1(tmp_path):
+    """tflite-micro does not have it; with one quantisation it is a clamp."""
+    shapes = [(1, 256)] * 2
+    data = operator(Op.RELU_N1_TO_1, shapes, scales=[np.float32(0.02)] * 2, zero_points=[7] * 2)
+    tensors = golden.run(load(save(data, tmp_path)), EVERY_CODE)
+    np.testing.assert_array_equal(tensors["y"][0], np.clip(EVERY_CODE, 7 - 50, 7 + 50))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "scales", "zero_points"),
+    [
+        ((Type.UINT8, Type.INT8), (0.1, 0.1), (128, 0)),
+        ((Type.UINT8, Type.INT8), (0.1, 0.13), (3, -100)),
+        ((Type.INT8, Type.UINT8), (0.1, 0.08), (-100, 3)),
+    ],
+)
+def test_unsigned_edges(tmp_path, kinds, scales, zero_points):
+    shapes = [(1, 256)] * 2
+    x = EVERY_CODE if kinds[0] == Type.INT8 else (EVERY_CODE.astype(np.int64) + 128).astype(np.uint8)
+    scales = [np.float32(scale) for scale in scales]
+    data = operator(Op.QUANTIZE, shapes, kinds=kinds, scales=scales, zero_points=zero_points)
+    graph = check(data, tmp_path, x[None])
+    assert graph.tensors["y"].format == Int(8, signed=kinds[1] == Type.INT8)
+
+
+# Moving codes
+
+
+@pytest.mark.parametrize("axis", [3, -1, 1, 2])
+def test_concatenation(tmp_path, axis):
+    net = Network()
+    x = net.tensor("x", (1, 2, 3, 4), scale=S_X, zero_point=3)
+    double = net.tensor("double", (1, 2, 3, 4), scale=S_X / 2, zero_point=5)
+    same = net.tensor("same", (1, 2, 3, 4), scale=S_X / 2, zero_point=5)
+    shape = [1, 2, 3, 4]
+    shape[axis] *= 3
+    y = net.tensor("y", tuple(shape), scale=S_X / 2, zero_point=5)
+    net.operator(Op.QUANTIZE, [x], [double])
+    net.operator(Op.RELU, [double], [same])
+    net.operator(Op.CONCATENATION, [double, same, double], [y], {"axis": axis})
+    graph = check(net.pack([x], [y]), tmp_path)
+    assert graph.nodes[2].axis == axis % 4
+
+
+@pytest.mark.parametrize("op", [Op.PAD, Op.PADV2])
+@pytest.mark.parametrize("kind", [Type.INT32, Type.INT64])
+def test_pad(tmp_path, op, kind):
+    constants = [integers(*[(0, 0), (1, 2), (0, 3), (0, 0)], kind=kind)]
+    if op == Op.PADV2:
+        constants.append((np.array([-77], np.int8), Type.INT8))
+    data = operator(op, [(1, 4, 3, 2), (1, 7, 6, 2)], constants=constants)
+    # tflite-micro takes paddings of 32 bits only.
+    graph = check(data, tmp_path) if kind == Type.INT32 else load(save(data, tmp_path))
+    (node,) = graph.nodes
+    assert (node.padding, node.value) == (((0, 0), (1, 2), (0, 3), (0, 0)), -77 if op == Op.PADV2 else 3)
+
+
+@pytest.mark.parametrize(
+    ("op", "shapes", "constants", "options", "kind"),
+    [
+        (Op.SQUEEZE, [(1, 1, 5, 4), (1, 5, 4)], [], {"squeeze_dims": [1]}, Reshape),
+        (Op.EXPAND_DIMS, [(1, 5, 4), (1, 1, 5, 4)], [integers(1)], {}, Reshape),
+        (Op.TRANSPOSE, [(1, 3, 5, 4), (1, 5, 3, 4)], [integers(0, 2, 1, 3)], {}, Transpose),
+        (Op.TRANSPOSE, [(1, 3, 5, 4), (4, 3, 5, 1)], [integers(3, 1, 2, 0)], {}, Transpose),
+    ],
+)
+def test_other_shapes(tmp_path, op, shapes, constants, options, kind):
+    graph = check(operator(op, shapes, constants=constants, **options), tmp_path, inputs=5)
+    assert [type(node) for node in graph.nodes] == [kind]
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_computed_shape(tmp_path, kept):
+    """As Keras flattens: with a shape that is computed from the input's own."""
+    net = Network()
+    x = net.tensor("x", (1, 3, 4), scale=S_X)
+    begin, end = (net.tensor(f"c{n}", (1,), Type.INT32, data=np.array([n], "<i4")) for n in range(2))
+    length = net.tensor("length", (), Type.INT32, data=np.array(12, "<i4"))
+    shape = net.tensor("shape", (3,), Type.INT32)
+    batch = net.tensor("batch", (), Type.INT32)
+    target = net.tensor("target", (2,), Type.INT32)
+    y = net.tensor("y", (1, 12), scale=S_X)
+    net.operator(Op.SHAPE, [x], [shape], {"out_type": Type.INT32})
+    net.operator(Op.STRIDED_SLICE, [shape, begin, end, end], [batch], {"shrink_axis_mask": 1})
+    net.operator(Op.PACK, [batch, length], [target], {"values_count": 2, "axis": 0})
+    net.operator(Op.RESHAPE, [x, target], [y])
+    if kept:
+        refused(net.pack([x], [target]), tmp_path, r"operator 0 \(SHAPE, output 'shape'\): SHAPE is not supp")
+    else:
+        graph = check(net.pack([x], [y]), tmp_path)
+        assert [type(node) for node in graph.nodes] == [Reshape]
+
+
+# On the host
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.3, 2.5])
+@pytest.mark.parametrize("scale", [1e-4, 0.004, 0.0625, 0.17, 1.3, 20.0])
+@pytest.mark.parametrize("shape", [(1, 2), (1, 10), (1, 3, 5), (1, 300)])
+def test_softmax(tmp_path, shape, scale, beta):
+    scales = [np.float32(scale), np.float32(1 / 256)]
+    data = operator(Op.SOFTMAX, [shape] * 2, scales=scales, zero_points=[7, -128], beta=beta)
+    graph = check(data, tmp_path, distinct=1)
+    assert graph.tail == graph.nodes
+    # One code among many that are all the same.
+    x = np.repeat(np.arange(-128, 128), np.prod(shape)).reshape(256, *shape)
+    x[..., 0] = -x[..., 0] - 1
+    check(data, tmp_path, x.astype(np.int8), distinct=1)
+
+
+@pytest.mark.parametrize("kind", [Type.INT32, Type.INT64])
+@pytest.mark.parametrize("axis", [1, -1, 2])
+def test_arg_max(tmp_path, kind, axis):
+    shape = (1, 4, 6)
+    result = tuple(np.delete(shape, axis))
+    data = operator(
+        Op.ARG_MAX,
+        [shape, result],
+        kinds=[Type.INT8, kind],
+        constants=[integers(axis)],
+        output_type=kind,
+    )
+    # Few different codes, so that many are equal.
+    x = np.random.default_rng(0).integers(-2, 2, (100, *shape)).astype(np.int8)
+    if kind == Type.INT64:
+        graph = load(save(data, tmp_path))  # not in tflite-micro
+        np.testing.assert_array_equal(golden.run(graph, x)["y"], x.argmax(axis % 3 + 1))
+    else:
+        graph = check(data, tmp_path, x)
+    assert graph.tensors["y"].format == Int(32)
 
 
 # What is refused
@@ -391,11 +890,14 @@ def refused(data, tmp_path, message):
 @pytest.mark.parametrize(
     ("op", "custom", "message"),
     [
-        (Op.SOFTMAX, None, r"operator 1 \(SOFTMAX, output 'z'\): SOFTMAX is not supported; supported are"),
+        (
+            Op.MIRROR_PAD,
+            None,
+            r"operator 1 \(MIRROR_PAD, output 'z'\): MIRROR_PAD is not supported; supported",
+        ),
         (Op.GELU, None, r"operator 1 \(GELU, output 'z'\): GELU is not supported"),
         (Op.CUSTOM, "Mine", r"operator 1 \(custom operator Mine, output 'z'\): custom operator Mine is not"),
         (9999, None, r"operator 1 \(number 9999, output 'z'\): number 9999 is not supported"),
-        (Op.QUANTIZE, None, r"operator 1 \(QUANTIZE, output 'z'\): changes one quantisation into another"),
         (Op.RESHAPE, None, r"node 'op01_reshape': changes the format, scale or zero point"),
     ],
 )
@@ -409,6 +911,246 @@ def test_refused_operator(tmp_path, op, custom, message):
     net.operator(Op.FULLY_CONNECTED, [x, weights], [y])
     net.operator(op, [y], [z], custom=custom)
     refused(net.pack([x], [z]), tmp_path, message)
+
+
+def refused_maps(position, **changes):
+    """A network of one convolution with some properties of one tensor changed: x, w, b, y."""
+    net = Network()
+    convolution(net=net)
+    keys = ("name", "shape", "kind", "scale", "zero_point", "data", "axis")
+    net.tensors[position] = tuple({**dict(zip(keys, net.tensors[position], strict=True)), **changes}.values())
+    return net.pack([0], [3])
+
+
+@pytest.mark.parametrize(
+    ("position", "changes", "message"),
+    [
+        (0, {"shape": (9, 8, 5)}, r"operator 0 \(CONV_2D, output 'y'\): tensor 'x' has 3 axes, not 4"),
+        (0, {"shape": (2, 9, 8, 5)}, "tensor 'x' has a batch of 2; convert the network with a batch of 1"),
+        (0, {"shape": (1, 9, 8, 6)}, r"its input of 6 channels does not match its weights \(6, 3, 3, 5\)"),
+        (0, {"shape": (1, 9, -1, 5)}, r"tensor 'x': shape \(1, 9, -1, 5\) has an axis without elements"),
+        (0, {"shape": (1, 10, 8, 5)}, r"node 'op00_conv_2d': makes \(1, 10, 8, 6\) of batch"),
+        (0, {"kind": Type.INT16}, "tensor 'x' is INT16, not INT8"),
+        (0, {"kind": Type.UINT8}, "tensor 'x' is UINT8, not INT8"),
+        (0, {"kind": Type.FLOAT32}, "tensor 'x' is FLOAT32, not INT8"),
+        (0, {"scale": None}, "tensor 'x' does not have one scale and one zero point"),
+        (0, {"data": np.zeros(360, np.int8)}, "its input 'x' is constant; fold constants before exporting"),
+        (1, {"axis": 3}, "weights 'w' have 6 scales for 6 output channels"),
+        (1, {"shape": (6, 3, 15)}, r"weights 'w' of shape \(6, 3, 15\) do not match their 270 bytes"),
+        (2, {"data": np.zeros(5, "<i4")}, "bias 'b' has 20 bytes for 6 output channels"),
+        (3, {"shape": (1, 9, 8, 7)}, r"makes \(1, 9, 8, 6\) of batch, .* but its output has \(1, 9, 8, 7\)"),
+        (3, {"kind": Type.UINT8, "zero_point": 7}, "tensor 'y' is UINT8, not INT8"),
+    ],
+)
+def test_refused_maps(tmp_path, position, changes, message):
+    refused(refused_maps(position, **changes), tmp_path, message)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"stride_h": 0}, "Stride 0 x 1 is not possible"),
+        ({"dilation_w_factor": -1}, "Dilation.* 1 x -1 is not possible"),
+        ({"padding": 7}, "padding 7 is neither SAME nor VALID"),
+        ({"activation": Activation.TANH}, "fused activation TANH is not supported; use RELU or RELU6"),
+        ({"kernel": (10, 1), "padding": Padding.VALID, "y_shape": (1, 1, 8, 6)}, "its kernel is larger than"),
+        (
+            {"op": Op.DEPTHWISE_CONV_2D, "channels": 6},
+            r"its input of 5 channels does not match .* \(1, 3, 3, 6\)",
+        ),
+        ({"x_shape": (1, 9, 8, 6), "groups": 3, "channels": 5}, "its input of 6 channels does not match"),
+    ],
+)
+def test_refused_convolution(tmp_path, changes, message):
+    refused(convolution(**changes), tmp_path, message)
+
+
+def test_refused_without_options(tmp_path, monkeypatch):
+    monkeypatch.setitem(OPTIONS, Op.CONV_2D, None)
+    refused(convolution(), tmp_path, r"operator 0 \(CONV_2D, output 'y'\): has no options")
+
+
+@pytest.mark.parametrize(("signature", "fits"), [((-1, 4), True), ((1, -1), False)])
+def test_dynamic_shapes(tmp_path, monkeypatch, signature, fits):
+    """An open batch is one; what else is open is refused."""
+    net = Network()
+    x = net.tensor("x", (1, 4), scale=S_X)
+    y = net.tensor("y", (1, 4), scale=S_X)
+    net.operator(Op.RESHAPE, [x], [y])
+    start = tflite.TensorStart
+    vectors = []
+
+    def started(b):
+        start(b)
+        tflite.TensorAddShapeSignature(b, vectors.pop())
+
+    packed = Network._tensor
+
+    def tensor(self, b, *values):
+        vectors.append(self._vector(b, signature, 4, b.PrependInt32))
+        return packed(self, b, *values)
+
+    monkeypatch.setattr(tflite, "TensorStart", started)
+    monkeypatch.setattr(Network, "_tensor", tensor)
+    data = net.pack([x], [y])
+    if fits:
+        assert load(save(data, tmp_path)).tensors["x"].shape == (1, 4)
+    else:
+        refused(data, tmp_path, "tensor 'x' has an axis of unknown size; convert .* with a fixed input shape")
+
+
+SAME = [(1, 3, 4)] * 2
+MAPS = [(1, 6, 6, 2), (1, 3, 3, 2)]
+POOL = {"padding": Padding.VALID, "filter_height": 2, "filter_width": 2, "stride_h": 2, "stride_w": 2}
+SHARES = {"scales": [S_X, np.float32(1 / 256)], "zero_points": [0, -128]}
+
+
+@pytest.mark.parametrize(
+    ("op", "values", "message"),
+    [
+        (Op.ADD, {"shapes": [(1, 3, 4), (1, 3, 4), (1, 6, 4)]}, "operand 'x' of shape .* would be broadcast"),
+        (
+            Op.MUL,
+            {"shapes": SAME, "constants": [(np.arange(4, dtype=np.int8), Type.INT8)]},
+            "'c0' differs from",
+        ),
+        (
+            Op.ADD,
+            {"shapes": [*SAME, (1, 3, 4)], "activation": Activation.TANH},
+            "fused activation TANH is not",
+        ),
+        (
+            Op.ADD,
+            {"shapes": [*SAME, (1, 3, 4)], "scales": [1.0, 1.0, 1e-7]},
+            r"its scales do not fit: The output's scale is less than 2\*\*-19 of an input's; convert",
+        ),
+        (Op.ADD, {"shapes": SAME}, "has 1 inputs and 1 outputs, which ADD has not"),
+        (Op.AVERAGE_POOL_2D, {"shapes": MAPS, **POOL, "scales": [S_X, S_Y]}, "'x' and 'y' differ in scale"),
+        (Op.MAX_POOL_2D, {"shapes": MAPS, **POOL, "zero_points": [1, 2]}, "'x' and 'y' differ in scale"),
+        (Op.MAX_POOL_2D, {"shapes": MAPS, **POOL, "filter_width": 0}, "Filter 2 x 0 is not possible"),
+        (Op.MAX_POOL_2D, {"shapes": [(6, 6, 2), (3, 3, 2)], **POOL}, "tensor 'x' has 3 axes, not 4"),
+        (Op.MAX_POOL_2D, {"shapes": [(1, 6, 6, 2), (1, 3, 2, 2)], **POOL}, r"makes \(1, 3, 3, 2\) of batch"),
+        (
+            Op.AVERAGE_POOL_2D,
+            {
+                "shapes": [(1, 512, 512, 1), (1, 1, 1, 1)],
+                **{**POOL, "filter_height": 512, "filter_width": 512},
+            },
+            "node 'op00_average_pool_2d': would need a table of 66846721 entries",
+        ),
+        (
+            Op.AVERAGE_POOL_2D,
+            {"shapes": [(1, 1 << 20, 1 << 20, 1), (1, 1 << 19, 1 << 19, 1)], **POOL},
+            "node 'op00_average_pool_2d': has maps of more than",
+        ),
+        (
+            Op.MEAN,
+            {"shapes": [(1, 6, 6, 2), (1, 6, 6, 1)], "constants": [integers(3)]},
+            "the axes .3.; only means",
+        ),
+        (Op.MEAN, {"shapes": [(2, 6, 6, 2), (2, 2)], "constants": [integers(1, 2)]}, "takes the mean of"),
+        (
+            Op.MEAN,
+            {"shapes": [(1, 6, 6, 2), (1, 2)], "constants": [integers(1, 4)]},
+            "axis 4 is none of shape",
+        ),
+        (
+            Op.MEAN,
+            {"shapes": [(1, 6, 6, 2), (1, 3)], "constants": [integers(1, 2)]},
+            r"makes \(1, 1, 1, 2\) of",
+        ),
+        (Op.CONCATENATION, {"shapes": [*SAME, (1, 6, 4)], "axis": 3}, r"axis 3 is none of shape \(1, 6, 4\)"),
+        (Op.CONCATENATION, {"shapes": [*SAME, (1, 7, 4)], "axis": 1}, "its inputs do not add up to"),
+        (
+            Op.CONCATENATION,
+            {"shapes": [*SAME, (1, 6, 4)], "axis": 1, "scales": [S_X, S_Y, S_X]},
+            "'x1' and 'y' differ in scale or zero point; CONCATENATION does not convert",
+        ),
+        (
+            Op.CONCATENATION,
+            {"shapes": [*SAME, (1, 6, 4)], "axis": 1, "activation": Activation.RELU},
+            "fused activation RELU is not supported; put it into an operator of its own",
+        ),
+        (Op.PAD, {"shapes": SAME, "constants": [integers(1, 2)]}, r"its padding has shape \(2,\)"),
+        (Op.PAD, {"shapes": [*SAME, (1, 3, 4)]}, "'x1' is not constant"),
+        (
+            Op.PAD,
+            {"shapes": SAME, "constants": [(np.zeros((3, 2), np.int8), Type.INT8)]},
+            "'c0' does not hold the integers that it should",
+        ),
+        (
+            Op.PADV2,
+            {"shapes": [(1, 3, 4), (1, 4, 4)], "constants": [integers((0, 0), (0, 1), (0, 0))] * 2},
+            "tensor 'c1' is INT32, not INT8",
+        ),
+        (Op.TRANSPOSE, {"shapes": SAME, "constants": [integers(0, 1)]}, r"axes \(0, 1\) are not those of"),
+        (
+            Op.RELU6,
+            {"shapes": SAME, "scales": [S_X, S_Y]},
+            "'x' and 'y' differ in scale or zero point; RELU6",
+        ),
+        (Op.RELU, {"shapes": SAME, "scales": [1.0, 1e-9]}, "its scales do not fit: A factor of about"),
+        (
+            Op.HARD_SWISH,
+            {"shapes": SAME, "scales": [1.0, 1e-4]},
+            "its scales do not fit: The output's scale is",
+        ),
+        (Op.LOGISTIC, {"shapes": SAME}, "tensor 'y' has not the scale 1/256 and the zero point -128"),
+        (
+            Op.TANH,
+            {"shapes": SAME},
+            "tensor 'y' has not the scale 1/128 and the zero point 0 that TANH makes",
+        ),
+        (
+            Op.SOFTMAX,
+            {"shapes": SAME, "beta": 1.0},
+            "tensor 'y' has not the scale 1/256 and the zero point -128",
+        ),
+        (Op.SOFTMAX, {"shapes": SAME, **SHARES}, "node 'op00_softmax': beta 0.0 is not a positive number"),
+        (
+            Op.ARG_MAX,
+            {"shapes": [(1, 3, 4), (1, 3)], "constants": [integers(2)]},
+            "tensor 'y' is INT8, not INT32 or INT64",
+        ),
+        (
+            Op.ARG_MAX,
+            {"shapes": [(1, 3, 4), (1, 3)], "constants": [integers(1, 2)], "kinds": [Type.INT8, Type.INT32]},
+            "has 2 axes, not one",
+        ),
+        (
+            Op.ARG_MAX,
+            {"shapes": [(1, 3, 4), (1, 4)], "constants": [integers(2)], "kinds": [Type.INT8, Type.INT32]},
+            r"makes shape \(1, 3\), but its output has \(1, 4\)",
+        ),
+        (Op.QUANTIZE, {"shapes": SAME, "kinds": [Type.INT8, Type.INT16]}, "tensor 'y' is INT16, not INT8"),
+        (
+            Op.QUANTIZE,
+            {"shapes": SAME, "kinds": [Type.INT8, Type.FLOAT32]},
+            "tensor 'y' is FLOAT32, not INT8",
+        ),
+    ],
+)
+def test_refused_use(tmp_path, op, values, message):
+    values = dict(values)
+    data = operator(op, values.pop("shapes"), **values)
+    refused(data, tmp_path, message)
+
+
+@pytest.mark.parametrize("op", [Op.ADD, Op.PADV2])
+def test_refused_constants(tmp_path, op):
+    """Only constants to compute with, or one that is computed where a constant should be."""
+    net = Network()
+    x = net.tensor("x", (1, 3), scale=S_X)
+    y = net.tensor("y", (1, 3), scale=S_X)
+    if op == Op.ADD:
+        c = net.tensor("c", (1, 3), scale=S_X, data=np.ones((1, 3), np.int8))
+        net.operator(op, [c, c], [y])
+        message = "has only constant inputs"
+    else:
+        c = net.tensor("c", (2, 2), Type.INT32, data=np.zeros((2, 2), "<i4"))
+        net.operator(op, [x, c, x], [y])
+        message = "does not pad with one constant"
+    refused(net.pack([x], [y]), tmp_path, message)
 
 
 def changed(position, **changes):
@@ -556,9 +1298,30 @@ def test_truncated(tmp_path):
     assert any("damaged or truncated" in message for message in messages if message)
 
 
+def small_convolutional():
+    """Convolution, addition, pooling and softmax."""
+    net = Network()
+    convolution(net=net, x_shape=(1, 6, 6, 6))
+    y = 3
+    total = net.tensor("sum", (1, 6, 6, 6), scale=S_Y)
+    net.operator(Op.ADD, [0, y], [total], {"activation": Activation.RELU})
+    pooled = net.tensor("pooled", (1, 2, 2, 6), scale=S_Y)
+    window = {"filter_height": 3, "filter_width": 3, "stride_h": 3, "stride_w": 3}
+    net.operator(Op.AVERAGE_POOL_2D, [total], [pooled], window)
+    shares = net.tensor("shares", (1, 2, 2, 6), scale=np.float32(1 / 256), zero_point=-128)
+    net.operator(Op.SOFTMAX, [pooled], [shares], {"beta": 1.0})
+    return net.pack([0], [shares])
+
+
+def test_small_convolutional(tmp_path):
+    graph = check(small_convolutional(), tmp_path)
+    assert [type(node) for node in graph.nodes] == [Convolution, Binary, AveragePool, Softmax]
+
+
+@pytest.mark.parametrize("make", [two_layers, small_convolutional])
 @pytest.mark.parametrize("seed", range(3))
-def test_mutated(tmp_path, seed):
-    data = two_layers()
+def test_mutated(tmp_path, seed, make):
+    data = make()
     rng = np.random.default_rng(seed)
     path = tmp_path / "mutated.tflite"
     refusals = 0

@@ -36,26 +36,27 @@ def number(bits):
     [
         {"rows": 1, "cols": 1},
         {"rows": 1, "cols": 4},
-        {"rows": 3, "cols": 2, "multiplier": "lut", "weight_bits": 4, "lanes": 8, "activation_bits": 4},
+        {"rows": 3, "cols": 2, "multiplier": "lut", "precisions": ("a4w4",), "lanes": 8},
         {"rows": 2, "cols": 4, "requantisers": 2},
         {"rows": 2, "cols": 4, "requantisers": 4},
-        {"rows": 2, "cols": 3, "requantisers": 1, "weight_bits": 8, "activation_bits": 2, "lanes": 16},
+        {"rows": 2, "cols": 3, "requantisers": 1, "precisions": ("a2w8",), "lanes": 16},
         {"rows": 2, "cols": 2, "pe": "bitfusion"},
         {"rows": 2, "cols": 2, "pe": "bitblade"},
-        {"rows": 2, "cols": 2, "pe": "bismo", "activation_bits": 1, "weight_bits": 3, "lanes": 32},
-        {"rows": 2, "cols": 2, "pe": "stripes", "activation_bits": 1, "weight_bits": 8, "lanes": 32},
-        {"rows": 2, "cols": 2, "pe": "loom", "activation_bits": 1, "weight_bits": 4, "lanes": 32},
-        {"rows": 2, "cols": 2, "pe": "xnor", "weight_format": "bipolar", "weight_bits": 1, "lanes": 8},
-        {"rows": 2, "cols": 2, "pe": "ternary", "weight_format": "ternary", "weight_bits": 2},
-        {"rows": 2, "cols": 2, "pe": "log2", "weight_format": "power_of_two", "weight_bits": 4},
+        {"rows": 2, "cols": 2, "pe": "bismo", "precisions": ("a1w3",), "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "stripes", "precisions": ("a1w8",), "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "loom", "precisions": ("a1w4",), "lanes": 32},
+        {"rows": 2, "cols": 2, "pe": "xnor", "precisions": ("a8wb",), "lanes": 8},
+        {"rows": 2, "cols": 2, "pe": "ternary", "precisions": ("a8wt",)},
+        {"rows": 2, "cols": 2, "pe": "log2", "precisions": ("a8wp4",)},
     ],
 )
 def test_results_in_order(changes, rng, simulate, watch):
     """Tiles back to back: the results of one leave while the next is being computed."""
     c = config(**changes)
-    dut = OutputStationaryArray(c)
+    dut = OutputStationaryArray(c.unit, c.rows, c.cols, step=c.requantisers)
     assert dut.latency == c.unit.latency + 1
-    unit, precision = c.unit, c.precision
+    unit, precision = c.unit, c.formats[0]
+    elements = unit.elements(precision)
     random = np.random.default_rng(rng.getrandbits(32))
     captures = []  # cycle of the last beat, results row by row
     units = c.rows * c.cols
@@ -65,8 +66,8 @@ def test_results_in_order(changes, rng, simulate, watch):
         cycle = 0
         for _ in range(5):
             steps = max(rng.randint(1, 5), drains)
-            a = random.choice(precision.activation.values, (c.rows, steps, c.elements))
-            w = random.choice(precision.weight.values, (c.cols, steps, c.elements))
+            a = random.choice(precision.activation.values, (c.rows, steps, elements))
+            w = random.choice(precision.weight.values, (c.cols, steps, elements))
             sums = np.einsum("rse,cse->rc", a, w)
             a_words, w_words = unit.activation_bits(a, precision), unit.weight_bits(w, precision)
             schedule = list(unit.schedule(steps, precision))
@@ -111,8 +112,8 @@ def test_results_in_order(changes, rng, simulate, watch):
 
 
 def test_results_stay_until_they_are_shifted(simulate, watch):
-    c = config(rows=1, cols=4, weight_bits=8)
-    dut = OutputStationaryArray(c)
+    c = config(rows=1, cols=4, precisions=("a8w8",))
+    dut = OutputStationaryArray(c.unit, c.rows, c.cols, step=c.requantisers)
     seen = []
 
     async def drive(ctx):
@@ -139,7 +140,7 @@ def test_results_stay_until_they_are_shifted(simulate, watch):
 def test_capture_goes_before_shift(simulate):
     """The last shift of one capture may meet the next capture."""
     c = config(rows=1, cols=2)
-    dut = OutputStationaryArray(c)
+    dut = OutputStationaryArray(c.unit, c.rows, c.cols, step=c.requantisers)
     seen = []
 
     async def drive(ctx):

@@ -229,15 +229,26 @@ def test_reads(bus_bits, stall, rng, simulate, sender, watch, axi_memory):
     async def drive_second(ctx):
         await sender(dut.request[1], payloads(asked[1]), rng, 0.3)(ctx)
 
+    held = []
+
+    async def hold(ctx):
+        while True:
+            ctx.set(dut.hold, rng.random() < stall / 2)
+            _, _, holding, valid = await ctx.tick().sample(dut.hold, dut.valid)
+            assert not (held and held[-1] and valid)
+            held.append(holding)
+
     simulate(
         dut,
         drive,
         drive_second,
         background=[
             memory.run,
+            hold,
             watch(trace, dut.valid, dut.data, dut.last, dut.outside, dut.error, dut.idle),
         ],
     )
+    assert any(held) == bool(stall)
     for requester, bursts in enumerate(asked):
         expected = [
             (memory.word(BASE + (start + index) * bus_bits // 8), int(index == length - 1))

@@ -30,7 +30,9 @@ CONFIGS = [
     {"rows": 3, "lanes": 8},
     # Activation words narrower than the bus, which takes two weight words at once
     {"rows": 2, "lanes": 2, "cols": 2, "bus_bits": 64, "burst_beats": 16},
-    {"rows": 1, "lanes": 16, "cols": 3, "bus_bits": 128, "activation_bits": 4, "burst_beats": 8},
+    {"precisions": ("a4w8",), "rows": 1, "lanes": 16, "cols": 3, "bus_bits": 128, "burst_beats": 8},
+    # No tables
+    {"rows": 2, "combine": ("maximum",)},
     # Parameters of two channels, and little memory
     {"requantisers": 2, "rows": 4, "bus_bits": 64, "address_bits": 16, "loads_under_way": 2},
 ]
@@ -50,37 +52,17 @@ def addresses(c, i):
 
 
 def places(c, i):
-    """(memory, row, bank) that each word goes to: the memory is an array row, or a buffer's name."""
+    """(buffer, row, bank) that each word goes to."""
     buffer = Buffer(i["buffer"])
     banks = geometries(c)[buffer].banks
-    found = []
-    for beat in range(i["beats"]):
-        row, bank = divmod(beat, banks)
-        if buffer is Buffer.ACTIVATIONS:
-            matrix_row, within = divmod(row, i["scratch_row"])
-            if c.rows == 1:
-                found.append((0, i["scratch"] + row, bank))
-            else:
-                start = i["scratch"] + matrix_row // c.rows * i["scratch_row"]
-                found.append((matrix_row % c.rows, start + within, bank))
-        else:
-            found.append((buffer.name, i["scratch"] + row, bank))
-    return found
+    return [(buffer, i["scratch"] + beat // banks, beat % banks) for beat in range(i["beats"])]
 
 
 def random_instruction(c, rng):
-    buffer = rng.choice(list(Buffer))
+    buffer = rng.choice(list(geometries(c)))
     pad = geometries(c)[buffer]
-    scratch_row = rng.randint(1, 4)
     rows = rng.randint(1, min(12, pad.rows))
     beats = rng.randint(max(1, (rows - 1) * pad.banks + 1), rows * pad.banks)
-    needed = rows
-    if buffer is Buffer.ACTIVATIONS and c.rows > 1:
-        groups = -(-rows // (scratch_row * c.rows))
-        if groups * scratch_row > pad.rows:
-            scratch_row = 1
-            groups = -(-rows // c.rows)
-        needed = groups * scratch_row
     contiguous = rng.random() < 0.3
     row_beats = beats if contiguous else rng.randint(1, beats)
     return {
@@ -92,8 +74,7 @@ def random_instruction(c, rng):
         "beats": beats,
         "row_beats": row_beats,
         "stride": rng.choice([row_beats, row_beats + 3, 100, 2**c.word_address_bits - 5]),
-        "scratch": rng.randint(0, pad.rows - needed),
-        "scratch_row": scratch_row,
+        "scratch": rng.randint(0, pad.rows - rows),
     }
 
 
@@ -153,6 +134,7 @@ def test_random_instructions(changes, gap, absent, idle, rng, simulate, sender, 
         dut.write_activations,
         dut.write_weights,
         dut.write_channels,
+        *([dut.write_tables] if Buffer.TABLES in dut.geometries else []),
         dut.write_row,
         dut.write_bank,
         dut.write_data,
@@ -170,10 +152,9 @@ def test_random_instructions(changes, gap, absent, idle, rng, simulate, sender, 
     assert sum(last for _, _, last in asked) == len(instructions)
 
     writes, ends = [], []
-    for cycle, (activations, weights, channels, row, bank, value, ended, post, illegal) in enumerate(trace):
+    for cycle, (*enables, row, bank, value, ended, post, illegal) in enumerate(trace):
         assert not illegal
-        targets = [index for index in range(c.rows) if activations >> index & 1]
-        targets += [Buffer.WEIGHTS.name] * weights + [Buffer.CHANNELS.name] * channels
+        targets = [buffer for buffer, enable in zip(Buffer, enables, strict=False) if enable]
         assert len(targets) <= 1
         writes += [(cycle, target, row, bank, value) for target in targets]
         if ended:
@@ -228,7 +209,7 @@ def test_word_every_cycle(rng, simulate, sender, watch):
 def test_asks_ahead_as_far_as_it_keeps_places(loads, rng, simulate, sender):
     """With a memory that does not answer, one instruction is in force and the others have their places."""
     dut = LoadUnit(config(loads_under_way=loads))
-    i = {"opcode": Opcode.LOAD, "beats": 4, "row_beats": 4, "scratch_row": 1}
+    i = {"opcode": Opcode.LOAD, "beats": 4, "row_beats": 4}
     instructions = [{**i, "memory": 4 * index} for index in range(12)]
     asked = []
 
@@ -252,7 +233,7 @@ def test_waits_for_tokens(rng, simulate, stream_put):
     dut = LoadUnit(config())
 
     async def drive(ctx):
-        ctx.set(dut.i.payload, {"opcode": 1, "beats": 1, "row_beats": 1, "scratch_row": 1, "wait": 4})
+        ctx.set(dut.i.payload, {"opcode": 1, "beats": 1, "row_beats": 1, "wait": 4})
         ctx.set(dut.i.valid, 1)
         await ctx.tick().repeat(10)
         assert ctx.get(dut.wait_for) == 4
@@ -272,7 +253,6 @@ LEGAL = {
     "buffer": Buffer.ACTIVATIONS,
     "beats": 1,
     "row_beats": 1,
-    "scratch_row": 1,
     "wait": 6,
     "post": 6,
 }
@@ -283,18 +263,24 @@ LEGAL = {
     [
         {"beats": 0},
         {"row_beats": 0},
-        {"buffer": 3},
         {"scratch": 64},
         {"scratch": 255},
         {"buffer": Buffer.WEIGHTS, "scratch": 32},
         {"buffer": Buffer.CHANNELS, "scratch": 16},
-        {"scratch_row": 0},
+        {"buffer": Buffer.TABLES, "scratch": 512, "combine": ("sum",), "output_depth": 1024},
+        {"buffer": Buffer.TABLES, "scratch": 256, "bus_bits": 64, "output_depth": 512},
+        # There are none.
+        {"buffer": Buffer.TABLES, "combine": ("maximum",)},
+        {"buffer": Buffer.TABLES, "combine": ()},
+        {"buffer": Buffer.TABLES, "quantisers": ("accumulators",)},
         {"wait": 1},
         {"post": 1},
     ],
 )
 def test_illegal(changes, simulate, watch):
-    dut = LoadUnit(config(rows=2))
+    changes = dict(changes)
+    keys = {"combine", "bus_bits", "quantisers", "output_depth"} & set(changes)
+    dut = LoadUnit(config(rows=2, **{key: changes.pop(key) for key in keys}))
     trace = []
 
     async def drive(ctx):
@@ -315,11 +301,11 @@ def test_illegal(changes, simulate, watch):
     [
         {},
         {"scratch": 63},
-        {"buffer": Buffer.WEIGHTS, "scratch": 31, "scratch_row": 0},
-        {"buffer": Buffer.CHANNELS, "scratch": 15, "scratch_row": 0},
-        {"scratch_row": 64},
-        # As many words as fill the activations of both array rows
-        {"beats": 128, "row_beats": 128},
+        {"buffer": Buffer.WEIGHTS, "scratch": 31},
+        {"buffer": Buffer.CHANNELS, "scratch": 15},
+        {"buffer": Buffer.TABLES, "scratch": 511},
+        # As many words as fill the activations
+        {"beats": 64, "row_beats": 64},
     ],
 )
 def test_just_legal(changes, simulate, watch):

@@ -75,7 +75,7 @@ def test_geometries_of_a_configuration():
         rows=2,
         cols=4,
         lanes=4,
-        weight_bits=4,
+        precisions=("a8w4",),
         bus_bits=64,
         requantisers=2,
         activation_depth=64,
@@ -87,6 +87,7 @@ def test_geometries_of_a_configuration():
         Buffer.ACTIVATIONS: Geometry(write_bits=64, read_bits=32, depth=64),
         Buffer.WEIGHTS: Geometry(write_bits=64, read_bits=64, depth=32),
         Buffer.CHANNELS: Geometry(write_bits=64, read_bits=192, depth=8),
+        Buffer.TABLES: Geometry(write_bits=64, read_bits=32, depth=512),
     }
 
 

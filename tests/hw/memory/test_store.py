@@ -5,8 +5,9 @@ from collections import deque
 import pytest
 
 from bitwright.hw.config import EngineConfig
+from bitwright.hw.memory.scratchpad import geometries
 from bitwright.hw.memory.store import StoreUnit
-from bitwright.hw.sched.isa import Opcode
+from bitwright.hw.sched.isa import Buffer, Opcode
 
 CONFIG = EngineConfig(
     cols=4,
@@ -35,6 +36,7 @@ class Surroundings:
         self.ends = []
         self.snapshots = 0
         self.acknowledged = 0  # words of acknowledged bursts
+        self.forwarded = []  # row, bank, word
 
     async def scratchpad(self, ctx):
         """A cycle of latency, and nothing new without an enable."""
@@ -90,7 +92,7 @@ class Surroundings:
             offered = word if valid and not word_ready else None
             if ended:
                 assert not unacknowledged
-                self.ends.append((self.acknowledged, post))
+                self.ends.append((self.acknowledged, len(self.forwarded), post))
             if asks and request_ready:
                 self.asked.append((burst["memory"], burst["length"], burst["last"]))
                 room += burst["length"]
@@ -98,6 +100,17 @@ class Surroundings:
             if valid and word_ready:
                 self.words.append(word)
                 room -= 1
+
+    async def activations(self, ctx):
+        """The activation scratchpad's write port, which others use, too."""
+        while True:
+            ready = self.rng.random() >= self.stall
+            ctx.set(self.dut.forward_ready, ready)
+            _, _, valid, *place = await ctx.tick().sample(
+                self.dut.forward, self.dut.forward_row, self.dut.forward_bank, self.dut.words.payload
+            )
+            if valid and ready:
+                self.forwarded.append(tuple(place))
 
     async def tokens(self, ctx):
         while True:
@@ -110,7 +123,7 @@ class Surroundings:
 
     @property
     def benches(self):
-        return [self.scratchpad, self.counters, self.port, self.tokens]
+        return [self.scratchpad, self.counters, self.port, self.activations, self.tokens]
 
 
 def random_instruction(config, rng):
@@ -118,7 +131,14 @@ def random_instruction(config, rng):
     counting = rng.random() < 0.25
     beats = snapshot_words if counting else rng.randint(1, 24)
     row_beats = rng.choice([beats, rng.randint(1, beats)])
+    forward = not counting and rng.random() < 0.6
+    activations = geometries(config)[Buffer.ACTIVATIONS]
     return {
+        "forward": forward,
+        "only": forward and rng.random() < 0.5,
+        "place": rng.randrange(activations.rows),
+        "pitch": rng.randrange(activations.rows),
+        "bank": rng.randrange(activations.banks),
         "opcode": Opcode.SNAPSHOT if counting else Opcode.STORE,
         "wait": rng.randint(0, 3),
         "post": rng.randint(0, 3),
@@ -133,9 +153,12 @@ def random_instruction(config, rng):
 @pytest.mark.parametrize(
     ("stall", "absent", "idle"), [(0, 0, 0), (0.5, 0, 0), (0.8, 0.5, 0.3), (0.2, 0, 0.9)]
 )
-@pytest.mark.parametrize(("bus_bits", "address_bits"), [(32, 32), (128, 18)])
-def test_random_instructions(bus_bits, address_bits, stall, absent, idle, rng, simulate, sender):
-    config = CONFIG.replace(bus_bits=bus_bits, address_bits=address_bits)
+@pytest.mark.parametrize(
+    ("bus_bits", "address_bits", "lanes"), [(32, 32, 4), (32, 20, 8), (32, 20, 12), (128, 18, 4)]
+)
+def test_random_instructions(bus_bits, address_bits, lanes, stall, absent, idle, rng, simulate, sender):
+    config = CONFIG.replace(bus_bits=bus_bits, address_bits=address_bits, lanes=lanes)
+    pad = geometries(config)[Buffer.ACTIVATIONS]
     dut = StoreUnit(config)
     around = Surroundings(dut, config, rng, stall, absent)
     instructions = [random_instruction(config, rng) for _ in range(12)]
@@ -149,28 +172,38 @@ def test_random_instructions(bus_bits, address_bits, stall, absent, idle, rng, s
     simulate(dut, drive, background=around.benches)
 
     assert around.taken == [i["wait"] for i in instructions]
-    expected_words, expected_addresses, expected_ends = [], [], []
+    expected_words, expected_addresses, expected_ends, expected_forwarded = [], [], [], []
     snapshots = 0
     for i in instructions:
         if i["opcode"] == Opcode.SNAPSHOT:
             snapshots += 1
-            expected_words += [1000 * snapshots + index for index in range(i["beats"])]
+            words = [1000 * snapshots + index for index in range(i["beats"])]
         else:
-            expected_words += [
+            words = [
                 around.contents[(i["scratch"] + beat) % config.output_depth] for beat in range(i["beats"])
             ]
+        if i["forward"]:
+            for beat, word in enumerate(words):
+                line, index = divmod(beat, i["row_beats"])
+                row, bank = divmod(i["bank"] + index, pad.banks)
+                expected_forwarded.append(((i["place"] + line * i["pitch"] + row) % pad.rows, bank, word))
+        if i["only"]:
+            expected_ends.append((len(expected_words), len(expected_forwarded), i["post"]))
+            continue
+        expected_words += words
         expected_addresses += [
             (i["memory"] + beat // i["row_beats"] * i["stride"] + beat % i["row_beats"])
             % 2**config.word_address_bits
             for beat in range(i["beats"])
         ]
         # It ends when all its words, and no others, have been acknowledged.
-        expected_ends.append((len(expected_words), i["post"]))
+        expected_ends.append((len(expected_words), len(expected_forwarded), i["post"]))
     assert around.words == expected_words
+    assert around.forwarded == expected_forwarded
     assert [
         address + index for address, length, _ in around.asked for index in range(length)
     ] == expected_addresses
-    assert sum(last for _, _, last in around.asked) == len(instructions)
+    assert sum(last for _, _, last in around.asked) == sum(not i["only"] for i in instructions)
     assert around.ends == expected_ends
 
 
@@ -252,6 +285,8 @@ LEGAL = {"opcode": Opcode.STORE, "beats": 1, "row_beats": 1, "wait": 3, "post": 
         {"scratch": 127},
         {"wait": 4},
         {"post": 4},
+        {"only": 1},
+        {"opcode": Opcode.SNAPSHOT, "beats": 16, "forward": 1},
         {"opcode": Opcode.SNAPSHOT, "beats": 15},
         {"opcode": Opcode.SNAPSHOT, "beats": 17},
         {"opcode": Opcode.SNAPSHOT, "beats": 0},

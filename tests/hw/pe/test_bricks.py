@@ -9,7 +9,7 @@ from bitwright.hw.formats import Int
 from bitwright.hw.pe.bitblade import BitBlade
 from bitwright.hw.pe.bitfusion import BitFusion
 from bitwright.hw.pe.bricks import container
-from bitwright.hw.pe.contract import Beat, Precision
+from bitwright.hw.pe.contract import Beat, Precision, packed_bits
 from bitwright.hw.reduce.carry import FABRICS
 
 UNITS = (BitBlade, BitFusion)
@@ -18,6 +18,10 @@ UNITS = (BitBlade, BitFusion)
 def pairs(*widths):
     formats = [Int(bits, signed=signed) for bits in widths for signed in (False, True)]
     return tuple(Precision(a, w) for a, w in product(formats, formats))
+
+
+def bits_to_int(bits):
+    return int("".join(map(str, bits[::-1])), 2)
 
 
 def parsed(*names):
@@ -139,7 +143,45 @@ def test_word_holds_the_operands_brick_by_brick():
 @pytest.mark.parametrize("unit", UNITS)
 def test_activations_of_one_precision_lie_side_by_side(unit, precision):
     (precision,) = parsed(precision)
-    assert unit(lanes=3, precisions=(precision,)).takes_packed_activations(precision)
+    spec = unit(lanes=3, precisions=(precision,))
+    assert spec.feeder() is None
+    values = np.random.default_rng(1).choice(precision.activation.values, (4, spec.elements(precision)))
+    words = spec.activation_bits(values, precision)[:, 0]
+    assert (words == packed_bits(precision.activation, values)).all()
+
+
+@pytest.mark.parametrize(
+    "precisions",
+    [
+        ("a8w8", "a4w4", "a2w2"),
+        ("a8w8", "a4w8"),
+        ("a8w4", "a4w4", "a2w8"),
+        ("a2w2", "au4w8", "a8wt", "abwb", "atwu4"),
+    ],
+)
+def test_feeder_repeats_what_a_memory_has_once(precisions, simulate):
+    """Every step of a stored word, at every precision, is what the units take of the same elements."""
+    spec = BitBlade(lanes=3, precisions=parsed(*precisions))
+    feeder = spec.feeder()
+    random = np.random.default_rng(1)
+    seen = []
+
+    async def drive(ctx):
+        for precision in spec.precisions:
+            steps = spec.stored_steps(precision)
+            assert sorted(steps.reshape(-1)) == list(range(steps.size))
+            values = random.choice(precision.activation.values, steps.size)
+            ctx.set(feeder.i, bits_to_int(feeder.stored_bits(values, precision)))
+            (beat,) = spec.beats(precision)
+            for step, elements in enumerate(steps):
+                ctx.set(feeder.index, spec.feeder_index(precision, step, beat))
+                await ctx.tick()
+                expected = spec.activation_bits(values[elements], precision)[0]
+                assert ctx.get(feeder.o) == bits_to_int(expected)
+                seen.append((precision, step))
+
+    simulate(feeder, drive)
+    assert len(set(seen)) == sum(len(spec.stored_steps(precision)) for precision in spec.precisions)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -164,6 +206,6 @@ def test_refuses(unit, precision):
 def test_refuses_values_that_do_not_fit():
     spec = BitBlade(lanes=1, precisions=parsed("a7wu3"))
     with pytest.raises(ValueError, match="do not fit int7"):
-        spec.activation_bits(np.array([[64]]), spec.precisions[0])
+        spec.activation_bits(np.array([[64, 0]]), spec.precisions[0])
     with pytest.raises(ValueError, match="do not fit uint3"):
         spec.weight_bits(np.array([[1, 8]]), spec.precisions[0])

@@ -6,7 +6,8 @@ from amaranth.sim import Simulator
 
 from bitwright.hw.reduce.carry import FABRICS
 from bitwright.hw.reduce.datapath import Datapath, Number
-from bitwright.hw.reduce.heap import heap_sum, offset_tree
+from bitwright.hw.reduce.heap import heap_sum
+from bitwright.hw.reduce.offset import offset_tree
 from bitwright.hw.reduce.terms import ONE, Term, bits_of
 
 

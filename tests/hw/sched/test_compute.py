@@ -1,4 +1,4 @@
-"""The compute unit against its three loops, written in Python, cycle by cycle."""
+"""The compute unit against its three loops, written in Python, cycle by cycle; a fake feeder brings words."""
 
 import pytest
 
@@ -7,6 +7,7 @@ from bitwright.hw.memory.scratchpad import Scratchpad
 from bitwright.hw.quant.pipeline import DrainJob, QuantPipeline
 from bitwright.hw.sched.compute import ComputeUnit
 from bitwright.hw.sched.isa import Opcode
+from bitwright.hw.sched.widths import narrow_layout
 
 
 def config(**changes):
@@ -15,6 +16,7 @@ def config(**changes):
         "lanes": 4,
         "bus_bits": 32,
         "activation_depth": 64,
+        "patch_depth": 16,
         "weight_depth": 128,
         "channel_depth": 32,
         "output_depth": 64,
@@ -26,15 +28,48 @@ CONFIGS = [
     {},
     {"rows": 2, "requantise_cycles": 4},
     {"cols": 1, "rows": 1},  # results leave in one cycle
-    {"rows": 3, "cols": 12, "requantisers": 4},
+    {"rows": 3, "cols": 12, "requantisers": 4, "combine": ("maximum",)},
+    {"rows": 6, "cols": 2, "combine": ()},
+    # Beats of a step, steps inside and outside, and the words that they take
+    {"pe": "bismo", "lanes": 32, "precisions": ("a3w2", "a1w1", "au2w4"), "activation_depth": 128},
+    {"pe": "loom", "lanes": 32, "rows": 2, "precisions": ("a2w3", "a1w1", "a3w1")},
+    {"pe": "stripes", "lanes": 64, "cols": 2, "precisions": ("a4w8", "a2w8")},
+    {"pe": "stripes", "lanes": 64, "cols": 128, "precisions": ("a4w2",), "channel_depth": 256},
+    {"pe": "unpu", "lanes": 8, "cols": 1, "precisions": ("a8w3", "a8w1")},
+    # Modes of several durations, and accumulators beside planes
+    {"precisions": ("a4w4",), "lanes": 8, "quantisers": ("thresholds", "accumulators"), "reduction": 64},
+    {
+        "pe": "bismo",
+        "lanes": 32,
+        "precisions": ("a3w2", "a4w1"),
+        "quantisers": ("accumulators", "requantise", "thresholds"),
+        "reduction": 64,
+    },
 ]
 
-LEGAL = {"opcode": Opcode.COMPUTE, "steps": 1, "row_groups": 1, "col_groups": 1, "drain": 1}
+LEGAL = {
+    "opcode": Opcode.COMPUTE,
+    "precision": 0,
+    "result": 0,
+    "group": 0,
+    "steps": 1,
+    "row_groups": 1,
+    "col_groups": 1,
+    "drain": 1,
+}
 
 
-def random_instruction(layout, rng):
+def random_instruction(c, layout, rng):
     """Addresses, strides and output places of any value that their fields hold."""
-    drain = int(rng.random() < 0.8)
+    precision = rng.randrange(len(c.precisions))
+    schedule = c.schedules[precision]
+    # A unit that shifts between steps cannot stop before the last.
+    drain = int(rng.random() < 0.8 or not all(map(c.unit.resumes, c.formats)))
+    col_groups = rng.randint(1, 3) if drain else 1
+    stored = rng.choice([1, 2, 3, rng.randint(1, 20)])
+    if col_groups > 1 or len(schedule.beats) > 1:
+        # What is played again must fit the ring.
+        stored = min(stored, c.patch_depth // schedule.activation_words)
 
     def any_of(name):
         return rng.randrange(1 << layout[name].width)
@@ -44,65 +79,221 @@ def random_instruction(layout, rng):
         "wait": rng.choice([0, 1, 4, 5]),
         "post": rng.choice([0, 1, 4, 5]),
         "drain": drain,
-        "steps": rng.choice([1, 2, 3, rng.randint(1, 20)]),
-        "row_groups": rng.randint(1, 3) if drain else 1,
-        "col_groups": rng.randint(1, 3) if drain else 1,
+        # Whole words, whatever steps share them
+        "steps": stored * len(schedule.stored_steps),
+        "row_groups": rng.randint(1, 5) if drain else 1,
+        "col_groups": col_groups,
         "activations": any_of("activations"),
-        "activation_stride": any_of("activation_stride"),
         "weights": any_of("weights"),
         "channels": any_of("channels"),
         "output": any_of("output"),
         "output_row": any_of("output_row"),
         "output_group": any_of("output_group"),
+        "precision": precision,
+        "result": rng.randrange(len(c.modes)),
+        "group": rng.randrange(c.block_groups),
     }
 
 
-def beats(c, layout, i):
-    """Of each beat: addresses, and the job if it is the last of its dot product."""
+def random_window(c, layout, rng):
+    """A WINDOW; its patches and the array's rows are multiples of each other, or these are fewer."""
+    if not c.combined:
+        return None
+    window = {name: rng.randrange(1 << field.width) for name, field in layout}
+    window["opcode"] = Opcode.WINDOW
+    parts = [patches for patches in range(1, c.rows + 1) if c.rows % patches == 0]
+    window["size"] = rng.choice([rng.choice(parts), rng.randint(c.rows, c.rows + 5), 256]) - 1
+    return window
+
+
+def patch_words(c, i):
+    """Words of a patch."""
+    schedule = c.schedules[i["precision"]]
+    return i["steps"] // len(schedule.stored_steps) * schedule.activation_words
+
+
+def beats(c, layout, i, window):
+    """Of each beat: words from the first patch's start to those of its step, and how many these are; from
+    there to its own; address of its weights; the job if it is the last of a dot product."""
+    schedule, mode = c.schedules[i["precision"]], c.modes[i["result"]]
+    storage = mode.storage
+    patches = window["size"] + 1 if window else 1
     found = []
     for m in range(i["row_groups"]):
-        weight = i["weights"]
+        weights = i["weights"]
+        captures = 0
+        # A window of more patches than there are rows goes on in the next group.
+        ended, position = divmod(m * c.rows, patches) if patches >= c.rows else (m, 0)
         for n in range(i["col_groups"]):
-            for k in range(i["steps"]):
+            played = list(c.unit.schedule(i["steps"], c.formats[i["precision"]]))
+            for number, (step, beat, _) in enumerate(played):
+                index = schedule.beats.index(beat)
                 job = None
-                if k == i["steps"] - 1:
-                    end = m == i["row_groups"] - 1 and n == i["col_groups"] - 1
+                if step == i["steps"] - 1 and schedule.ends[index]:
+                    end = m == i["row_groups"] - 1 and n == i["col_groups"] - 1 and number == len(played) - 1
+                    group = i["group"] + captures
+                    first = i["group"] * c.cols
+                    place = c.granule(storage, group * c.cols) - c.granule(storage, first)
                     job = {
-                        "output": i["output"] + m * i["output_group"] + n * c.granules_per_group,
+                        "output": i["output"] + ended * i["output_group"] + place,
                         "row": i["output_row"],
-                        "channel": i["channels"] + n * c.granules_per_group,
+                        "result": i["result"],
+                        "channel": i["channels"] + captures * c.channel_words_per_drain * mode.channel_words,
                         "empty": int(not i["drain"]),
                         "end": int(end),
                         "post": i["post"] if end else 0,
                     }
+                    if window:
+                        job |= {"combine": window["combine"], "position": position, "window": window["size"]}
+                    if "sum" in c.combined:
+                        job |= {name: window[name] for name in ("low", "high", "half_even")}
                     job = {name: value % (1 << layout[name].width) for name, value in job.items()}
-                activation = (i["activations"] + m * i["activation_stride"] + k) % c.activation_depth
-                found.append((activation, weight % c.weight_depth, job))
-                weight += 1
+                    captures += 1
+                word = m * patch_words(c, i) + step // len(schedule.stored_steps) * schedule.activation_words
+                weight = weights + step * schedule.weight_words + schedule.weight_index[index]
+                own = schedule.activation_index[index]
+                found.append((word, schedule.activation_words, own, weight % c.weight_depth, job))
+            weights += i["steps"] * schedule.weight_words
     return found
 
 
-@pytest.mark.parametrize(("idle", "absent"), [(0, 0), (0.6, 0), (0.2, 0.8)])
-@pytest.mark.parametrize("changes", CONFIGS)
-def test_random_instructions(changes, idle, absent, rng, simulate, sender, watch):
+class FakeFeeder:
+    """Brings words, as many at a time as belong together, in random cycles, as far as there is room.
+
+    Parameters
+    ----------
+    pace
+        Share of cycles in which it brings something.
+
+    Members
+    -------
+    brought : for each cycle, words brought before it
+    released : the same, that have been given back
+    started : of each instruction, the cycle in which it has been told to feed it
+    """
+
+    def __init__(self, dut, instructions, rng, pace):
+        self.dut = dut
+        self.instructions = instructions
+        self.rng = rng
+        self.pace = pace
+        self.brought = []
+        self.released = []
+        self.started = []
+
+    async def run(self, ctx):
+        dut, c = self.dut, self.dut.config
+        left = block = brought = released = 0
+        busy = False
+        while True:
+            ctx.set(dut.filled, brought % (2 * c.patch_depth))
+            ctx.set(dut.feeder_busy, busy)
+            self.brought.append(brought)
+            self.released.append(released)
+            _, _, feed, release = await ctx.tick().sample(dut.feed, dut.release)
+            assert released + release <= brought
+            room = c.patch_depth - (brought - released)
+            if left and room >= block and self.rng.random() < self.pace:
+                brought += block
+                left -= block
+            released += release
+            if feed:
+                assert not busy
+                i = self.instructions[len(self.started)]
+                self.started.append(len(self.brought) - 1)
+                left = i["row_groups"] * patch_words(c, i)
+                block = c.schedules[i["precision"]].activation_words
+                busy = True
+            elif not left and self.rng.random() < self.pace:
+                busy = False
+
+
+def walk(dut, instructions, windows, feeder, ends):
+    """What has to happen when, given when the feeder has brought what: see the comments.
+
+    Returns of each cycle with a beat what it is; the cycles in which words are released, in which it lacks
+    words, and in which it waits for results to leave; cycles of starts.
+    """
+    c = dut.config
+    expected, releases, lacks, waits, starts = {}, {}, set(), set(), []
+    free = 0  # when the results of the last capture will have left
+    end = -1
+    base = 0  # words before the instruction's first
+    raw = [c.planar and mode.quantiser == "accumulators" for mode in c.modes]
+    for i, window, fed in zip(instructions, windows, feeder.started, strict=True):
+        # It is played when it is being fed, the one before has been played, and not too many are unwritten;
+        # accumulators only when none are.
+        cycle = max(fed, end) + 1
+        while True:
+            unwritten = len(starts) - sum(each < cycle for each in ends)
+            if unwritten < 15 and not (raw[i["result"]] and unwritten):
+                break
+            cycle += 1
+        starts.append(cycle)
+        # Then a beat per cycle. But none in the cycle after its words have come, which is when that is seen,
+        # and a last beat no sooner than the results of the last one before it have left.
+        played = list(beats(c, DrainJob(c), i, window))
+        final = {word: number for number, (word, *_) in enumerate(played)}
+        for number, (word, words, own, weight, job) in enumerate(played):
+            cycle += 1
+            while feeder.brought[cycle - 1] <= base + word:
+                lacks.add(cycle)
+                cycle += 1
+            assert feeder.brought[cycle - 1] >= base + word + words
+            if job is not None:
+                waits.update(range(cycle, free))
+                cycle = max(cycle, free)
+                free = cycle + c.modes[i["result"]].drain_cycles
+            if final[word] == number:
+                releases[cycle] = words
+            expected[cycle] = ((base + word + own) % c.patch_depth, weight, job, i["drain"])
+        end = cycle
+        base += i["row_groups"] * patch_words(c, i)
+    return expected, releases, lacks, waits, starts
+
+
+def instruction_bench(dut, instructions, windows, rng, idle):
+    """Offers instruction after instruction, each with its WINDOW, which changes as soon as it is taken."""
+
+    async def bench(ctx):
+        for i, window in zip(instructions, windows, strict=True):
+            if window is not None:
+                ctx.set(dut.window, window)
+            while rng.random() < idle:
+                await ctx.tick()
+            ctx.set(dut.i.payload, i)
+            ctx.set(dut.i.valid, 1)
+            ready = False
+            while not ready:
+                _, _, ready = await ctx.tick().sample(dut.i.ready)
+            ctx.set(dut.i.valid, 0)
+
+    return bench
+
+
+@pytest.mark.parametrize(("idle", "absent", "pace"), [(0, 0, 1), (0, 0, 0.4), (0.6, 0, 0.9), (0.2, 0.8, 0.7)])
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_random_instructions(changes, idle, absent, pace, rng, simulate, watch):
     c = config(**changes)
     array_latency = rng.randint(3, 9)
     dut = ComputeUnit(c, array_latency=array_latency)
-    layout = DrainJob(c)
-    instructions = [random_instruction(dut.layout, rng) for _ in range(12)]
+    instructions = [random_instruction(c, dut.layout, rng) for _ in range(12)]
+    windows = [random_window(c, narrow_layout(c, Opcode.WINDOW), rng) for _ in instructions]
+    feeder = FakeFeeder(dut, instructions, rng, pace)
     trace, taken = [], []
     writing = 20  # cycles from a job to its last result
 
     async def drive(ctx):
         assert ctx.get(dut.idle)
-        await sender(dut.i, instructions, rng, idle)(ctx)
+        await instruction_bench(dut, instructions, windows, rng, idle)(ctx)
         while not ctx.get(dut.idle):
             await ctx.tick()
         await ctx.tick()
 
+    ends = []
+
     async def around(ctx):
         """Tokens that come and go, and the quant pipeline's ends."""
-        ends = []
         cycle = 0
         while True:
             there = rng.random() >= absent
@@ -118,66 +309,90 @@ def test_random_instructions(changes, idle, absent, rng, simulate, sender, watch
                 ends.append(cycle + writing)
             cycle += 1
 
-    signals = (
-        dut.read_enable,
-        dut.activation_address,
-        dut.weight_address,
-        dut.beat,
-        dut.last,
-        dut.job_valid,
-        dut.job,
-        dut.beating,
-        dut.draining,
-        dut.illegal,
-        dut.idle,
-    )
-    simulate(dut, drive, background=[around, watch(trace, *signals)])
-
-    assert [wait_for for _, wait_for in taken] == [i["wait"] for i in instructions]
-    assert not any(illegal for *_, illegal, _ in trace)
-
-    # Exactly when: a beat per cycle from the cycle after the start, but a last beat no sooner than the
-    # results of the last one before it have left.
-    expected = {}
-    waits = set()
-    handed_over = -c.drain_cycles
-    end = -1
-    for (start, _), i in zip(taken, instructions, strict=True):
-        assert start > end
-        cycle = start
-        for activation, weight, job in beats(c, layout, i):
-            cycle += 1
-            if job is not None:
-                waits.update(range(cycle, handed_over + c.drain_cycles))
-                cycle = max(cycle, handed_over + c.drain_cycles)
-                handed_over = cycle
-            expected[cycle] = (activation, weight, job, i["drain"])
-        end = cycle
-
-    issued = {
-        cycle: (activation, weight) for cycle, (enable, activation, weight, *_) in enumerate(trace) if enable
+    signals = {
+        name: getattr(dut, name)
+        for name in (
+            *("read_enable", "activation_address", "weight_address", "beat", "last", "job_valid", "job"),
+            *("beating", "draining", "lacking", "release", "illegal", "idle"),
+        )
     }
-    assert issued == {cycle: beat[:2] for cycle, beat in expected.items()}
-    assert {cycle for cycle, row in enumerate(trace) if row[7]} == set(issued)
-    assert {cycle for cycle, row in enumerate(trace) if row[8]} == waits
+    starts = []
+    background = [
+        around,
+        feeder.run,
+        watch(trace, *signals.values()),
+        watch(starts, dut.i.valid, dut.i.ready),
+    ]
+    simulate(dut, drive, background=background, cycles=40_000)
+    trace = [dict(zip(signals, row, strict=True)) for row in trace]
+
+    def cycles(name):
+        return {cycle for cycle, row in enumerate(trace) if row[name]}
+
+    # It takes tokens when it has the feeder begin.
+    assert [wait_for for _, wait_for in taken] == [i["wait"] for i in instructions]
+    assert [cycle for cycle, _ in taken] == feeder.started
+    assert not cycles("illegal")
+
+    expected, releases, lacks, waits, started = walk(dut, instructions, windows, feeder, ends)
+    assert [cycle for cycle, (valid, ready) in enumerate(starts) if valid and ready] == started
+    issued = {
+        cycle: (trace[cycle]["activation_address"], trace[cycle]["weight_address"])
+        for cycle in cycles("read_enable")
+    }
+    assert issued == {cycle + dut.address_cycles: beat[:2] for cycle, beat in expected.items()}
+    assert cycles("beating") == set(expected)
+    assert cycles("lacking") == lacks
+    assert cycles("draining") == waits
+    assert {cycle: trace[cycle]["release"] for cycle in cycles("release")} == releases
+    assert feeder.released[-1] == feeder.brought[-1]
 
     # The array gets a beat with its operands, the quant pipeline the job when it needs it.
-    wait = Scratchpad.LATENCY
-    assert {cycle for cycle, row in enumerate(trace) if row[3]} == {cycle + wait for cycle in expected}
-    assert {cycle for cycle, row in enumerate(trace) if row[4]} == {
+    wait = dut.address_cycles + Scratchpad.LATENCY
+    assert cycles("beat") == {cycle + wait for cycle in expected}
+    assert cycles("last") == {
         cycle + wait for cycle, (*_, job, drain) in expected.items() if job is not None and drain
     }
     to_job = wait + array_latency - QuantPipeline.LEAD
-    assert {cycle: row[6] for cycle, row in enumerate(trace) if row[5]} == {
+    assert {cycle: trace[cycle]["job"] for cycle in cycles("job_valid")} == {
         cycle + to_job: job for cycle, (*_, job, _) in expected.items() if job is not None
     }
 
-    # Not idle from the start of an instruction to the end of its last result.
-    idle_cycles = {cycle for cycle, row in enumerate(trace) if row[10]}
-    for start, _ in taken:
-        assert start + 1 not in idle_cycles
+    # Not idle from when an instruction is fed to the end of its last result.
+    idle_cycles = cycles("idle")
+    for fed, start in zip(feeder.started, started, strict=True):
+        assert not idle_cycles & set(range(fed + 1, start + 2))
+    end = max(expected)
     assert end + to_job + writing not in idle_cycles
     assert end + to_job + writing + 1 in idle_cycles
+
+
+def test_full_speed(rng, simulate, watch):
+    """Words come as fast as they are played: a beat per cycle, and one cycle between two instructions."""
+    c = config(cols=1)
+    dut = ComputeUnit(c, array_latency=4)
+    instructions = [
+        {**LEGAL, "steps": rng.randint(6, 30), "row_groups": rng.randint(1, 4)} for _ in range(12)
+    ]
+    windows = [{"opcode": Opcode.WINDOW}] * len(instructions)
+    feeder = FakeFeeder(dut, instructions, rng, 1)
+    trace = []
+
+    async def drive(ctx):
+        ctx.set(dut.waited, 1)
+        ctx.set(dut.ended, 0)
+        await instruction_bench(dut, instructions, windows, rng, 0)(ctx)
+        while ctx.get(dut.beating) or len(trace) < 20:
+            await ctx.tick()
+        while not ctx.get(dut.starving):
+            await ctx.tick()
+
+    simulate(dut, drive, background=[feeder.run, watch(trace, dut.beating)])
+    beating = [cycle for cycle, (beat,) in enumerate(trace) if beat]
+    count = sum(i["steps"] * i["row_groups"] for i in instructions)
+    assert len(beating) == count
+    # The feeder's own gap between instructions is hidden by what it has brought ahead.
+    assert beating[-1] - beating[0] == count - 1 + len(instructions) - 1
 
 
 def test_waits_and_starves(simulate):
@@ -193,19 +408,38 @@ def test_waits_and_starves(simulate):
             assert ctx.get(dut.wait_for) == 5
             assert ctx.get(dut.waiting)
             assert not ctx.get(dut.take)
-            assert not ctx.get(dut.beating)
+            assert not ctx.get(dut.feed)
         ctx.set(dut.waited, 1)
+        ctx.set(dut.feeder_busy, 1)
+        # Tokens are there, but the feeder has not done with what was before.
+        for _ in range(3):
+            await ctx.tick()
+            assert not ctx.get(dut.waiting)
+            assert not ctx.get(dut.take)
+        ctx.set(dut.feeder_busy, 0)
         assert ctx.get(dut.take)
-        assert not ctx.get(dut.waiting)
+        assert ctx.get(dut.feed)
         await ctx.tick()
         ctx.set(dut.waited, 0)
-        for step in range(3):
-            assert ctx.get(dut.beating)
-            assert not ctx.get(dut.waiting)
-            # The instruction is held until its last beat.
-            assert ctx.get(dut.i.ready) == (step == 2)
-            await ctx.tick()
+        ctx.set(dut.feeder_busy, 1)
+        assert not ctx.get(dut.take)
+        # It is held until it is played.
+        assert ctx.get(dut.i.ready)
+        await ctx.tick()
         ctx.set(dut.i.valid, 0)
+        for step in range(3):
+            for _ in range(step + 1):
+                assert ctx.get(dut.lacking)
+                assert not ctx.get(dut.beating)
+                assert not ctx.get(dut.starving)
+                await ctx.tick()
+            ctx.set(dut.filled, step + 1)
+            assert ctx.get(dut.lacking)
+            await ctx.tick()
+            assert ctx.get(dut.beating)
+            assert ctx.get(dut.release) == 1
+            assert not ctx.get(dut.lacking)
+            await ctx.tick()
         assert ctx.get(dut.starving)
         assert not ctx.get(dut.idle)
 
@@ -220,8 +454,8 @@ def test_unwritten_instructions_are_bounded(simulate):
     async def drive(ctx):
         ctx.set(dut.waited, 1)
         for _ in range(200):
-            _, _, take = await ctx.tick().sample(dut.take)
-            starts.append(take)
+            _, _, ready = await ctx.tick().sample(dut.i.ready)
+            starts.append(ready)
         assert sum(starts) == 15
         assert not ctx.get(dut.idle)
         # One has been written, so one more may start.
@@ -229,15 +463,18 @@ def test_unwritten_instructions_are_bounded(simulate):
         await ctx.tick()
         ctx.set(dut.ended, 0)
         for _ in range(50):
-            _, _, take = await ctx.tick().sample(dut.take)
-            starts.append(take)
+            _, _, ready = await ctx.tick().sample(dut.i.ready)
+            starts.append(ready)
         assert sum(starts) == 16
 
     async def endless(ctx):
         ctx.set(dut.i.payload, LEGAL)
         ctx.set(dut.i.valid, 1)
+        filled = 0
         while True:
-            await ctx.tick()
+            _, _, feed = await ctx.tick().sample(dut.feed)
+            filled += feed
+            ctx.set(dut.filled, filled)
 
     simulate(dut, drive, background=[endless])
 
@@ -252,10 +489,15 @@ def test_unwritten_instructions_are_bounded(simulate):
         {"drain": 0, "col_groups": 2},
         {"wait": 2},
         {"post": 2},
+        {"precision": 3},
+        {"result": 3},
+        # A sum that is shifted between beats is not over before the last.
+        {"precision": 1, "drain": 0},
     ],
 )
 def test_illegal(changes, simulate, watch):
-    dut = ComputeUnit(config(), array_latency=4)
+    c = config(pe="bismo", lanes=32, precisions=("a1w1", "a2w2", "a3w3"))
+    dut = ComputeUnit(c, array_latency=4)
     trace = []
 
     async def drive(ctx):
@@ -288,7 +530,7 @@ def test_just_legal(changes, simulate, watch):
         ctx.set(dut.waited, 1)
         ctx.set(dut.i.payload, {**LEGAL, **changes})
         ctx.set(dut.i.valid, 1)
-        await ctx.tick().until(dut.take)
+        await ctx.tick().until(dut.i.ready)
         ctx.set(dut.i.valid, 0)
         await ctx.tick().repeat(10)
 

@@ -4,7 +4,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bitwright.hw.sched.isa import COMPUTE, HEADER, LAYOUTS, TRANSFER, Buffer, Instruction, Opcode, Unit
+from bitwright.hw.sched.isa import (
+    COMPUTE,
+    GEOMETRY,
+    HEADER,
+    LAYOUTS,
+    LOAD,
+    STORE,
+    WINDOW,
+    Buffer,
+    Combine,
+    Instruction,
+    Opcode,
+    Unit,
+)
 
 
 @st.composite
@@ -76,7 +89,7 @@ def test_decode_what_is_no_instruction():
         Instruction.decode(bytes([3]) + bytes(30) + b"\x80")
 
 
-@pytest.mark.parametrize("layout", [HEADER, TRANSFER, COMPUTE])
+@pytest.mark.parametrize("layout", [HEADER, LOAD, STORE, COMPUTE, GEOMETRY, WINDOW])
 def test_layouts(layout):
     """256 bits, without gaps or overlaps, and the header in its place."""
     assert layout.size == 256
@@ -90,7 +103,7 @@ def test_layouts(layout):
 
 def test_no_field_lies_across_two_bus_words():
     """The decoder takes each field from one word, however narrow the bus."""
-    for layout in (TRANSFER, COMPUTE):
+    for layout in (LOAD, STORE, COMPUTE, GEOMETRY, WINDOW):
         for name, field in layout:
             if not name.startswith("_"):
                 assert field.offset // 32 == (field.offset + field.width - 1) // 32, name
@@ -102,9 +115,12 @@ def test_units():
         Opcode.COMPUTE: Unit.COMPUTE,
         Opcode.STORE: Unit.STORE,
         Opcode.SNAPSHOT: Unit.STORE,
+        Opcode.GEOMETRY: Unit.COMPUTE,
+        Opcode.WINDOW: Unit.COMPUTE,
     }
     assert [unit.value for unit in Unit] == [0, 1, 2]
-    assert [buffer.value for buffer in Buffer] == [0, 1, 2]
+    assert [buffer.value for buffer in Buffer] == [0, 1, 2, 3]
+    assert {each.name: each.value for each in Combine} == {"NONE": 0, "MAXIMUM": 1, "SUM": 2}
     # An opcode of zero is none, so that a program that is not there is a fault.
     assert 0 not in list(Opcode)
     assert set(LAYOUTS) == set(Opcode)

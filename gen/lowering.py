@@ -1,0 +1,605 @@
+"""From a graph's nodes to what an engine does: convolutions, whose results may be combined.
+
+Everything that an engine computes is one operation: a convolution of any number of groups. A matrix product
+is one of a single tap; pooling and elementwise functions are convolutions with the identity, of one tap and
+one channel each, whose results are combined before they are stored. So hardware and mapper know one thing
+only. A max pool may also be part of the convolution in front of it (:mod:`.fusion`), whose results are
+combined then.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bitwright.hw.config import MAX_THRESHOLDS
+from bitwright.hw.formats import Bipolar, Format, Int
+from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT, MIN_SHIFT, Rounding, requantise
+from bitwright.hw.quant.combine import FRACTION
+from bitwright.hw.sched.isa import Combine
+from bitwright.sim.graph import (
+    AveragePool,
+    Binary,
+    Concatenate,
+    Convolution,
+    FullyConnected,
+    Graph,
+    Lookup,
+    MaxPool,
+    NetworkError,
+    Pad,
+    Padding,
+    Requantise,
+    TensorInfo,
+    Thresholds,
+)
+
+from .places import View
+
+__all__ = ["Operation", "lower"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Operation:
+    """A convolution as an engine does it.
+
+    Parameters
+    ----------
+    name
+        The graph node's.
+    source, output
+        Places of its input and its output.
+    map
+        Height and width of the source; the pixels of a matrix product are one line.
+    weights
+        N × kernel height × kernel width × C/groups.
+    weight_format
+        What the weights are declared to be.
+    bias, quantiser
+        As of :class:`~bitwright.sim.graph.Convolution`.
+    stride, dilation, padding, groups
+        The same.
+    zero_point
+        Of the source.
+    pad_value
+        The code that padding holds.
+    result_zero_point
+        Of the output.
+    bipolar
+        Whether the output's codes are -1 and +1.
+    macs
+        Multiply-accumulate operations of the network's own node.
+    combine, window, window_step
+        What is made of the results of several patches: the greatest of a window of so many along height and
+        width, so many positions apart, or the sum of what `tables` have for them.
+    second
+        Of a sum of two tensors, the place of the other one; `source` and it are the window.
+    first_channel
+        Of the output's channels the first that it makes, where others make the rest of them.
+    tables, half_even, bounds, formats
+        Of a sum: of each code of each source, in the order of its format's values, what it adds, with
+        :data:`~bitwright.hw.quant.combine.FRACTION` bits behind the point; how the sum is rounded; the least
+        and the greatest code of the output; the formats of the sources' codes.
+    pool
+        Of a convolution whose results are pooled before they are stored, the name of the pool.
+    zeros_behind
+        Whether what fills up the source's last words is 0 as it is stored: the host writes it so, others may
+        leave anything there.
+    """
+
+    name: str
+    source: str
+    output: str
+    map: tuple[int, int]
+    weights: NDArray[np.int64]
+    weight_format: Format
+    bias: NDArray[np.int64]
+    quantiser: Requantise | Thresholds | None
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: Padding = ((0, 0), (0, 0))
+    groups: int = 1
+    zero_point: int
+    pad_value: int
+    result_zero_point: int
+    bipolar: bool
+    macs: int
+    first_channel: int | None = None
+    second: str | None = None
+    window: tuple[int, int] = (1, 1)
+    window_step: tuple[int, int] = (1, 1)
+    combine: Combine = Combine.NONE
+    tables: NDArray[np.int64] | None = None
+    half_even: bool = False
+    bounds: tuple[int, int] | None = None
+    formats: tuple[Int, ...] = ()
+    pool: str | None = None
+    zeros_behind: bool = False
+
+    @property
+    def channels(self) -> int:
+        """N: output channels."""
+        return int(self.weights.shape[0])
+
+    @property
+    def kernel(self) -> tuple[int, int]:
+        """Height and width of the kernel."""
+        return int(self.weights.shape[1]), int(self.weights.shape[2])
+
+    @property
+    def input_channels(self) -> int:
+        """C: channels of the source."""
+        return int(self.weights.shape[3]) * self.groups
+
+    @property
+    def reduction(self) -> int:
+        """K: length of the dot product."""
+        return prod(self.weights.shape[1:])
+
+    @property
+    def result_map(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        height, width = (
+            (size + sum(pad) - reach - 1) // stride + 1
+            for size, pad, reach, stride in zip(self.map, self.padding, self.reach, self.stride, strict=True)
+        )
+        return height, width
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Positions from the first that a pixel sees to the last, along height and width."""
+        window = (1, 1) if self.second else self.window
+        height, width = (
+            dilation * (kernel - 1) + step * (patches - 1)
+            for dilation, kernel, step, patches in zip(
+                self.dilation, self.kernel, self.window_step, window, strict=True
+            )
+        )
+        return height, width
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The places that it reads."""
+        return (self.source,) if self.second is None else (self.source, self.second)
+
+    def part(self, channels: slice, name: str) -> "Operation":
+        """Some output channels of an operation of one group."""
+        quantiser = self.quantiser
+        if isinstance(quantiser, Requantise):
+            quantiser = replace(
+                quantiser, multiplier=quantiser.multiplier[channels], shift=quantiser.shift[channels]
+            )
+        elif isinstance(quantiser, Thresholds):
+            quantiser = replace(
+                quantiser, levels=quantiser.levels[channels], descending=quantiser.descending[channels]
+            )
+        return replace(
+            self,
+            name=name,
+            weights=self.weights[channels],
+            bias=self.bias[channels],
+            quantiser=quantiser,
+        )
+
+
+def lower(
+    graph: Graph,
+    views: Mapping[str, View],
+    fused: Mapping[str, MaxPool] = MappingProxyType({}),
+    *,
+    requantises: bool = True,
+) -> list[Operation]:
+    """What the engine does, in execution order.
+
+    Parameters
+    ----------
+    graph
+        The network.
+    views
+        How its tensors look at the places where they lie.
+    fused
+        Max pools that are computed with the convolution in front of them, by that convolution's name.
+    requantises
+        Whether the engine requantises; an identity counts thresholds where it does not, or cannot.
+
+    Raises
+    ------
+    NetworkError
+        A node is none that an engine runs; it is named.
+    """
+    found = []
+    absorbed = {pool.name for pool in fused.values()}
+    for node in graph.nodes:
+        match node:
+            case FullyConnected() | Convolution():
+                operation = _product(graph, node, views)
+                if pool := fused.get(node.name):
+                    operation = _pooled(operation, pool)
+                found.append(operation)
+            case AveragePool():
+                found.append(_average(graph, node, views))
+            case MaxPool() if node.name not in absorbed:
+                found.append(
+                    replace(
+                        _identity(graph, node, node.input, views, requantises),
+                        padding=node.padding,
+                        stride=node.stride,
+                        window=node.kernel,
+                        combine=Combine.MAXIMUM,
+                    )
+                )
+            case Pad():
+                found.append(_padded(graph, node, views, requantises))
+            case Concatenate():
+                found += _joined(graph, node, views, requantises)
+            case Binary():
+                first, second = (graph.tensors[name] for name in node.inputs)
+                if (views[first.name].place, views[first.name].axes) != (
+                    views[second.name].place,
+                    views[second.name].axes,
+                ):
+                    raise NetworkError(
+                        f"node '{node.name}'", "reads tensors whose axes differ in their order"
+                    )
+                tables, half_even = separated(node.table, f"node '{node.name}'")
+                found.append(
+                    replace(
+                        _identity(graph, node, first.name, views),
+                        second=second.name,
+                        formats=(_integers(first, node), _integers(second, node)),
+                        window=(1, 2),
+                        combine=Combine.SUM,
+                        tables=tables,
+                        half_even=half_even,
+                        bounds=(int(node.table.min()), int(node.table.max())),
+                    )
+                )
+            case Lookup():
+                found.append(
+                    replace(
+                        _identity(graph, node, node.input, views),
+                        combine=Combine.SUM,
+                        tables=np.stack([node.table << FRACTION, np.zeros_like(node.table)]),
+                        formats=(_integers(graph.tensors[node.input], node),),
+                        bounds=(int(node.table.min()), int(node.table.max())),
+                    )
+                )
+    written = {views[operation.output].leader for operation in found}
+    return [replace(each, zeros_behind=views[each.source].leader not in written) for each in found]
+
+
+def _pooled(operation: Operation, pool: MaxPool) -> Operation:
+    """A convolution and the greatest of each window of its results.
+
+    A pixel's patches are those of the results in its window: their distance is the convolution's stride.
+    """
+    (down, across), (stride_y, stride_x) = operation.stride, pool.stride
+    return replace(
+        operation,
+        output=pool.output,
+        stride=(down * stride_y, across * stride_x),
+        window=pool.kernel,
+        window_step=operation.stride,
+        combine=Combine.MAXIMUM,
+        pool=pool.name,
+    )
+
+
+def _identity(
+    graph: Graph,
+    node: MaxPool | Binary | Lookup | Pad | Concatenate,
+    source: str,
+    views: Mapping[str, View],
+    requantises: bool = True,
+) -> Operation:
+    """Every channel as it is: a convolution of one tap, of as many groups as there are channels.
+
+    Sums look codes up as they are stored, which only requantisation leaves as they are.
+    """
+    tensor, result = graph.tensors[source], graph.tensors[node.output]
+    sums = isinstance(node, Binary | Lookup)
+    format = tensor.format
+    if sums or not isinstance(format, Bipolar):
+        format = _integers(tensor, node)
+    batch, height, width, channels = tensor.canonical
+    if batch > 1 and sums:
+        # Element by element, all pixels are one line.
+        batch, height, width = 1, 1, batch * height * width
+    if batch > 1 or (isinstance(node, MaxPool) and tensor.canonical != views[source].place):
+        raise NetworkError(f"node '{node.name}'", "pools a batch, or axes that are not those its input has")
+    quantiser: Requantise | Thresholds
+    if isinstance(format, Int) and (sums or requantises or len(format.values) - 1 > MAX_THRESHOLDS):
+        quantiser = Requantise(
+            multiplier=np.full(channels, 1 << 30),
+            shift=np.ones(channels, np.int64),
+            rounding="tflite",
+            low=format.min,
+            high=format.max,
+        )
+    else:
+        # As many levels are reached as there are lower values.
+        levels = np.array(format.values)[1:] - tensor.zero_point
+        quantiser = Thresholds(
+            levels=np.tile(levels, (channels, 1)), descending=np.zeros(channels, np.bool_), low=format.min
+        )
+    return Operation(
+        name=node.name,
+        source=source,
+        output=node.output,
+        map=(height, width),
+        weights=np.ones((channels, 1, 1, 1), np.int64),
+        weight_format=Int(2),
+        bias=np.zeros(channels, np.int64),
+        quantiser=quantiser,
+        groups=channels,
+        zero_point=tensor.zero_point,
+        pad_value=format.min,
+        # What is combined are codes of the source.
+        result_zero_point=tensor.zero_point,
+        bipolar=isinstance(result.format, Bipolar),
+        macs=0,
+    )
+
+
+def _padded(graph: Graph, node: Pad, views: Mapping[str, View], requantises: bool) -> Operation:
+    """The identity, of a larger map."""
+    source, result = graph.tensors[node.input], graph.tensors[node.output]
+    where = f"node '{node.name}'"
+    # What each axis of the canonical shape is padded by: where the source lies in that of the result.
+    inside = np.pad(np.ones((1, *source.shape), np.int64), ((0, 0), *node.padding))
+    there = np.argwhere(result.to_canonical(inside)[0])
+    padding = [
+        (int(first), int(size - 1 - last))
+        for first, last, size in zip(there.min(axis=0), there.max(axis=0), result.canonical, strict=True)
+    ]
+    if source.canonical[0] != 1 or any(padding[0]) or any(padding[3]):
+        raise NetworkError(where, "pads channels or the batch", "the engine pads height and width")
+    if source.canonical != views[node.input].place:
+        raise NetworkError(where, f"reads '{node.input}', whose axes are not those it was made with")
+    operation = _identity(graph, node, node.input, views, requantises)
+    return replace(operation, padding=(padding[1], padding[2]), pad_value=node.value)
+
+
+def _joined(graph: Graph, node: Concatenate, views: Mapping[str, View], requantises: bool) -> list[Operation]:
+    """Of each input the identity, to channels of its own."""
+    result = graph.tensors[node.output]
+    where = f"node '{node.name}'"
+    if node.axis != result.channels_at:
+        raise NetworkError(where, f"joins along axis {node.axis}", "the engine joins channels")
+    found: list[Operation] = []
+    first = 0
+    for number, name in enumerate(node.inputs):
+        tensor = graph.tensors[name]
+        if tensor.canonical != views[name].place:
+            raise NetworkError(where, f"reads '{name}', whose axes are not those it was made with")
+        operation = _identity(graph, node, name, views, requantises)
+        found.append(replace(operation, name=f"{node.name}[{number}]", first_channel=first))
+        first += operation.channels
+    return found
+
+
+def _integers(tensor: TensorInfo, node: MaxPool | Binary | Lookup | Pad | Concatenate) -> Int:
+    format = tensor.format
+    if not isinstance(format, Int) or format.bits > 8:
+        raise NetworkError(
+            f"node '{node.name}'", f"reads {format}", "the engine combines integers of at most 8 bits"
+        )
+    return format
+
+
+# Sums
+
+
+def separated(table: NDArray[np.int64], where: str) -> tuple[NDArray[np.int64], bool]:
+    """Two tables whose sums, rounded and clipped, are the codes of a table of both; and how they are rounded.
+
+    ``clip(round((tables[0, i] + tables[1, j]) / 2**FRACTION), table.min(), table.max()) == table[i, j]`` for
+    all i and j. Each code bounds a sum of one entry of each from below and from above: a system of difference
+    constraints, whose solution is a set of shortest paths (Bellman and Ford), found here for all rows and all
+    columns at a time.
+
+    Returns
+    -------
+    2 × entries integers, and whether halves are rounded to even and not up.
+
+    Raises
+    ------
+    NetworkError
+        There are none: the operation is not of that kind.
+    """
+    one, half = 1 << FRACTION, 1 << FRACTION - 1
+    low, high = int(table.min()), int(table.max())
+    far = np.int64(1 << 40)
+    for half_even in (False, True):
+        # To even: an even code has both of its halves, an odd one none.
+        odd = (table & 1).astype(bool)
+        least = table * one - half + (odd if half_even else 0)
+        greatest = table * one + half - (odd if half_even else 1)
+        least = np.where(table == low, -far, least)
+        greatest = np.where(table == high, far, greatest)
+        rows = np.zeros(table.shape[0], np.int64)
+        columns = np.zeros(table.shape[1], np.int64)  # less than nothing: rows - columns
+        for _ in range(sum(table.shape)):
+            next_rows = np.minimum(rows, (columns[None, :] + greatest).min(axis=1))
+            next_columns = np.minimum(columns, (next_rows[:, None] - least).min(axis=0))
+            if (next_rows == rows).all() and (next_columns == columns).all():
+                break
+            rows, columns = next_rows, next_columns
+        # Only differences count: bring both near zero.
+        shift = (rows.max() + rows.min()) // 2
+        found = [rows - shift, -(columns - shift)]
+        sums = found[0][:, None] + found[1][None, :]
+        reach = np.iinfo(np.int32)
+        if (
+            ((sums >= least) & (sums <= greatest)).all()
+            and min(map(np.min, found)) >= reach.min
+            and max(map(np.max, found)) <= reach.max
+        ):
+            both = np.zeros((2, max(table.shape)), np.int64)
+            both[0, : len(found[0])], both[1, : len(found[1])] = found
+            return both, half_even
+    raise NetworkError(
+        where,
+        "its results are no rounded sum of something of each operand",
+        "the engine adds and subtracts two tensors, each scaled; it multiplies none",
+    )
+
+
+def _product(graph: Graph, node: FullyConnected | Convolution, views: Mapping[str, View]) -> Operation:
+    where = f"node '{node.name}'"
+    source, result = graph.tensors[node.input], graph.tensors[node.output]
+    view = views[node.input]
+    rows = source.size // source.shape[source.channels_at]
+    geometry: dict[str, Any] = {}
+    weights = node.weights
+    if isinstance(node, Convolution):
+        batch, height, width, _ = source.canonical
+        if batch > 1:
+            raise NetworkError(where, f"convolves a batch of {batch} maps", "the engine takes one at a time")
+        if source.canonical != view.place:
+            raise NetworkError(where, f"reads '{node.input}', whose axes are not those it was made with")
+        map_ = height, width
+        geometry = {
+            "stride": node.stride,
+            "dilation": node.dilation,
+            "padding": node.padding,
+            "groups": node.groups,
+        }
+        limits = (*node.kernel, *node.stride, *node.dilation)
+        if max(limits) > 255:
+            raise NetworkError(
+                where, "has a kernel, stride or dilation above 255", "the engine counts so far"
+            )
+        macs = prod(result.shape) * node.reduction
+    else:
+        macs = node.macs(rows)
+        _, height, width, channels = view.place
+        if rows == 1 and height * width > 1 and height * width * channels == node.reduction:
+            # A flattened map: the window of the convolution is the whole of it.
+            weights = view.restore(weights)[:, 0]
+            map_ = height, width
+            if max(map_) > 255:
+                raise NetworkError(
+                    where,
+                    f"reads a map of {height} x {width}, flattened",
+                    "the engine takes at most 255 x 255",
+                )
+        else:
+            map_ = 1, rows
+            weights = weights[:, None, None, :]
+    return Operation(
+        name=node.name,
+        source=node.input,
+        output=node.output,
+        map=map_,
+        weights=weights,
+        weight_format=node.weight_format,
+        bias=node.bias,
+        quantiser=node.quantiser,
+        zero_point=source.zero_point,
+        pad_value=source.zero_point,
+        result_zero_point=result.zero_point,
+        bipolar=isinstance(result.format, Bipolar),
+        macs=macs,
+        **geometry,
+    )
+
+
+# Averages
+
+
+def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> Operation:
+    """A convolution of every channel with one weight, if a factor and a bias give the same codes."""
+    where = f"node '{node.name}'"
+    source, result = graph.tensors[node.input], graph.tensors[node.output]
+    batch, height, width, channels = source.canonical
+    if batch > 1 or source.canonical != views[node.input].place:
+        raise NetworkError(where, "pools a batch, or axes that are not those its input was made with")
+    if len(node.tables) != 1:
+        raise NetworkError(
+            where,
+            "averages over windows of several sizes at the borders",
+            "the engine divides by one number: let padding count, or pool without padding",
+        )
+    if max(*node.kernel, *node.stride) > 255:
+        raise NetworkError(where, "has a kernel or stride above 255", "the engine counts so far")
+    ((count, table),) = node.tables.items()
+    format = source.format
+    if not isinstance(format, Int) or not isinstance(result.format, Int):
+        raise NetworkError(where, f"averages {format}", "the engine averages integers")
+    first = count * format.min
+    # Networks round sums of codes, or of what codes stand for.
+    for zero, result_zero in dict.fromkeys(((0, 0), (source.zero_point, result.zero_point))):
+        found = _factor(first - count * zero, table - result_zero, source.scale / result.scale / count)
+        if found is not None:
+            break
+    else:
+        raise NetworkError(
+            where, "no factor of the engine gives the averages of the network's own arithmetic"
+        )
+    weight, quantiser, bias = found
+    return Operation(
+        name=node.name,
+        source=node.input,
+        output=node.output,
+        map=(height, width),
+        weights=np.full((channels, *node.kernel, 1), weight),
+        weight_format=Int(8),
+        bias=np.full(channels, bias),
+        quantiser=replace(
+            quantiser,
+            multiplier=quantiser.multiplier.repeat(channels),
+            shift=quantiser.shift.repeat(channels),
+            low=quantiser.low + result_zero,
+            high=quantiser.high + result_zero,
+        ),
+        stride=node.stride,
+        padding=node.padding,
+        groups=channels,
+        zero_point=zero,
+        pad_value=source.zero_point,
+        result_zero_point=result_zero,
+        bipolar=False,
+        macs=0,
+    )
+
+
+def _factor(first: int, table: NDArray[np.int64], scale: float) -> tuple[int, Requantise, int] | None:
+    """A weight, a requantisation and a bias that make a table's entries of `first`, `first` + 1, ...
+
+    Tried one after the other, and compared with the whole table: the factor a little above, below and as near
+    as can be to `scale` and to the slope of the table; the bias up to half a step.
+    """
+    sums = first + np.arange(len(table))
+    low, high = int(table.min()), int(table.max())
+    # The slope, from where the table begins to rise to where it ends.
+    inner = np.flatnonzero((table > low) & (table < high))
+    start, end = (inner[0], inner[-1]) if len(inner) > 1 else (0, len(table) - 1)
+    slope = (int(table[end]) - int(table[start])) / max(1, int(end - start))
+    roundings: tuple[Rounding, ...] = ("tflite", "half_even")
+    for weight in (1, 16, 127):
+        for real in (scale / weight, slope / weight):
+            if not 0 < real < 64:
+                continue
+            fraction, exponent = np.frexp(real)
+            for step in (1, 0, -1, 2, -2):
+                multiplier = int(np.floor(fraction * 2.0**31)) + step
+                if not 0 < multiplier < 1 << 31 or not MIN_SHIFT <= exponent <= MAX_LEFT_SHIFT:
+                    continue
+                for rounding in roundings:
+                    for bias in (0, *range(-(weight // 2), 0), *range(1, weight // 2 + 1)):
+                        made = requantise(sums * weight + bias, multiplier, exponent, rounding)
+                        if (made.clip(low, high) == table).all():
+                            quantiser = Requantise(
+                                multiplier=np.array([multiplier]),
+                                shift=np.array([int(exponent)]),
+                                rounding=rounding,
+                                low=low,
+                                high=high,
+                            )
+                            return weight, quantiser, bias
+    return None

@@ -1,0 +1,483 @@
+"""The feeder: from the activation scratchpad, tap by tap, into a patch buffer for each array row."""
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from ..config import EngineConfig
+from ..delay import delay, pulses
+from ..quant.packer import chosen
+from ..sched.isa import Opcode
+from ..sched.widths import narrow_layout
+from .scratchpad import Geometry, Scratchpad
+
+__all__ = ["Feeder"]
+
+
+class Feeder(wiring.Component):
+    """Walks pixels and, for each, the taps of its window; what lies outside is made up, not stored.
+
+    ::
+
+        for group in range(row_groups):                  # of `rows` patches, one for each array row
+            for row in range(rows):                      # patches of a pixel, then pixels follow each other
+                for i in range(taps_inner):
+                    for o in range(taps_outer):
+                        for w in range(words):
+                            patch[row] <- scratchpad[patch + i*tap_inner + o*tap_outer + w]
+                                          if 0 <= position_inner < limit_inner and the same outside, else pad
+
+        position_inner = start_inner + inner * stride_inner + p * step_inner + i * dilation_inner
+        position_outer = start_outer + outer * stride_outer + q * step_outer + o * dilation_outer
+        patch = base + inner * pixel_inner + outer * pixel_outer + p * words_inner + q * words_outer
+
+    That is a convolution's im2col; a matrix product is one of a single tap, whose pixels are its rows. Which
+    of height and width is the inner dimension is for the compiler to say. Where results of several patches
+    are combined, these are the window of a pixel, (p, q), outer dimension first to move. In a chain, of all
+    but the first pixel of a line only the last `taps_more` inner taps are brought; it shares the others with
+    the one before. Where a line's elements follow each other without gaps, taps are packed, see below.
+
+    ::
+
+        activation scratchpad ── pad? ──► patch buffer of row 0 ──► array
+             ▲                        └─► patch buffer of row 1 ──► array
+          addresses ◄── loops
+
+        cycle    0                  1          2
+                 loops, address     memory     register; pad or word written to the patch buffer
+
+    A patch buffer is a ring of ``patch_depth`` words. The feeder writes ahead, also for the next instruction,
+    as far as there is room; who plays the words gives room back. So words of a patch are brought once,
+    whatever is read of them for other columns, and a patch longer than the ring can be played only once.
+
+    Parameters
+    ----------
+    config
+        The engine's configuration.
+
+    Members
+    -------
+    start, base, row_groups, chain, pack, precision : begin an instruction; fields of its COMPUTE. No chain
+        and no pack in an engine that has none. The last group of rows must end a window
+    geometry, window : the GEOMETRY and the WINDOW in force; must stay while busy. No window in an engine that
+        combines nothing
+    busy : an instruction is being walked, or its last words are on their way
+    read_enable, read_address, read_data : read port of the activation scratchpad
+    write_enable : for each array row; with write_address and write_data
+    filled : word up to which all patch buffers have been written, modulo twice ``patch_depth``
+    release : that many words have been played for the last time
+    """
+
+    def __init__(self, config: EngineConfig):
+        self.config = config
+        self.geometry_layout = narrow_layout(config, Opcode.GEOMETRY)
+        compute = narrow_layout(config, Opcode.COMPUTE)
+        self.address_bits = (config.activation_depth - 1).bit_length()
+        self.pointer_bits = config.patch_depth.bit_length()
+        """Width of a position in the ring, and which time round."""
+        super().__init__(
+            {
+                "start": In(1),
+                "base": In(self.address_bits),
+                "row_groups": In(compute["row_groups"].width),
+                **({"chain": In(1)} if config.chained else {}),
+                **({"pack": In(1)} if config.packs else {}),
+                "precision": In(compute["precision"].width),
+                "geometry": In(self.geometry_layout),
+                **({"window": In(narrow_layout(config, Opcode.WINDOW))} if config.combined else {}),
+                "busy": Out(1),
+                "read_enable": Out(1),
+                "read_address": Out(self.address_bits),
+                "read_data": In(config.activation_word_bits),
+                "write_enable": Out(config.rows),
+                "write_address": Out(range(config.patch_depth)),
+                "write_data": Out(config.activation_word_bits),
+                "filled": Out(self.pointer_bits),
+                "release": In(range(max(schedule.activation_words for schedule in config.schedules) + 1)),
+            }
+        )
+
+    @staticmethod
+    def patch_geometry(config: EngineConfig) -> Geometry:
+        """Of a patch buffer: words as the array takes them, written and read."""
+        width = config.activation_word_bits
+        return Geometry(write_bits=width, read_bits=width, depth=config.patch_depth)
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        config = self.config
+        g: Any = self.geometry
+        if not config.convolution:
+            # A matrix: one tap and one line, and nothing outside.
+            g = SimpleNamespace(
+                **{
+                    str(name): getattr(self.geometry, str(name)) if field.width else Const(0, 8)
+                    for name, field in self.geometry_layout
+                }
+            )
+        storages = config.storages
+        planes_of = [storages[precision.activation].words for precision in config.formats]
+
+        running = Signal()
+        precision = Signal.like(self.precision)
+        planes = chosen([Const(count) for count in planes_of], precision)
+
+        # The loops; beside each counter, what counts down, a flag that says it is the last. Of a matrix, each
+        # tap is the last and no pixel.
+        word = Signal.like(g.words)
+        word_last = Signal()
+        outer_tap = Signal.like(g.taps_outer)
+        outer_tap_last: Value = Signal() if config.convolution else Const(1)
+        inner_tap = Signal.like(g.taps_inner)
+        inner_tap_last: Value = Signal() if config.convolution else Const(1)
+        pixel = Signal.like(g.pixels_inner)
+        pixel_last: Value = Signal() if config.convolution else Const(0)
+        window_last: Value = Const(1)
+        row = Signal(range(config.rows))
+        row_last = row == config.rows - 1 if config.rows > 1 else Const(1)
+        group = Signal.like(self.row_groups)
+        group_last = Signal()
+        plane = Signal(range(max(2, *planes_of)))
+        plane_last = plane == planes - 1 if max(planes_of) > 1 else Const(1)
+
+        address = Signal(self.address_bits)
+        at_outer_tap = Signal(self.address_bits)
+        at_inner_tap = Signal(self.address_bits)
+        at_patch = Signal(self.address_bits)
+        at_column = Signal(self.address_bits)  # of a window's patches
+        at_pixel = Signal(self.address_bits)
+        at_line = Signal(self.address_bits)
+        x = Signal.like(g.start_inner)
+        x_patch = Signal.like(x)
+        x_pixel = Signal.like(x)
+        y = Signal.like(g.start_outer)
+        y_patch = Signal.like(y)
+        y_pixel = Signal.like(y)
+
+        space = Signal(range(config.patch_depth + 1), init=config.patch_depth)
+        has_space = Signal(init=1)
+        pack: Value = Const(0)
+        flush: Value = Const(0)  # what is left of a packed patch goes out, and nothing comes in
+        emits: Value = Const(1)  # a word goes out
+        packer = None
+        if config.packs:
+            packer = _Packing(m, self, g, word)
+            pack, flush = packer.pack, packer.flush
+        patch_row = row if packer is None else Mux(flush, packer.flush_row, row)
+        # Rows write to the same places one after the other: room is taken with the first.
+        may_go = has_space if config.rows == 1 else has_space | (patch_row != 0)
+        go = running & may_go & ~flush
+        word_end: Value = word_last
+        carry: Value = Const(0)
+        if packer is not None:
+            self.came = go
+            self.flushed = may_go
+            emits = packer.emits(outer_tap_last) & go | flush & may_go
+            word_end = Mux(pack, packer.run_last, word_last)
+            carry = packer.carry
+        else:
+            emits = go
+        takes = emits & (patch_row == 0) if config.rows > 1 else emits
+        next_space = Signal.like(space)
+        m.d.comb += next_space.eq(space + self.release - takes)
+        m.d.sync += [space.eq(next_space), has_space.eq(next_space != 0)]
+
+        def load(counter: Signal, last: Value, count: Value) -> list[object]:
+            return [] if isinstance(last, Const) else [counter.eq(count), last.eq(count == 1)]
+
+        def step(counter: Signal, last: Value) -> list[object]:
+            return [] if isinstance(last, Const) else [counter.eq(counter - 1), last.eq(counter == 2)]
+
+        next_outer_tap = at_outer_tap + g.tap_outer
+        next_inner_tap = at_inner_tap + g.tap_inner
+        next_pixel = at_pixel + g.pixel_inner + carry
+        next_line = at_line + g.pixel_outer
+        next_x_pixel = x_pixel + g.stride_inner + carry
+        next_y_pixel = y_pixel + g.stride_outer
+        chain: Value = Const(0)
+        taps_inner: Value = g.taps_inner
+        if config.chained:
+            chain = Signal(name="chained")
+            taps_inner = Mux(chain & ~pixel_last, g.taps_more, g.taps_inner)
+            with m.If(self.start):
+                m.d.sync += chain.eq(self.chain)
+        places = [address, at_outer_tap, at_inner_tap, at_patch, at_column, at_pixel, at_line]
+        with m.If(go):
+            m.d.sync += [step(word, word_last), address.eq(address + 1)]
+            if packer is not None:
+                packer.advance(outer_tap_last, pixel_last & window_last, row)
+                with m.If(pack):
+                    m.d.sync += x.eq(x + 1)
+            if max(planes_of) > 1:
+                m.d.sync += plane.eq(Mux(plane_last, 0, plane + 1))
+            with m.If(word_end):
+                if packer is not None:
+                    with m.If(pack):
+                        m.d.sync += x.eq(x_patch)
+                m.d.sync += [
+                    load(word, word_last, g.words),
+                    step(outer_tap, outer_tap_last),
+                    address.eq(next_outer_tap),
+                    at_outer_tap.eq(next_outer_tap),
+                    y.eq(y + g.dilation_outer),
+                ]
+                with m.If(outer_tap_last):
+                    m.d.sync += [
+                        load(outer_tap, outer_tap_last, g.taps_outer),
+                        step(inner_tap, inner_tap_last),
+                        *(place.eq(next_inner_tap) for place in (address, at_outer_tap, at_inner_tap)),
+                        y.eq(y_patch),
+                        x.eq(x + g.dilation_inner),
+                    ]
+                    with m.If(inner_tap_last):
+                        m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
+                        if config.rows > 1:
+                            m.d.sync += row.eq(Mux(row_last, 0, row + 1))
+                        with m.If(row_last):
+                            m.d.sync += step(group, group_last)
+                            with m.If(group_last):
+                                m.d.sync += running.eq(0)
+                        if config.combined:
+                            window_last = self._window(
+                                m,
+                                [
+                                    (at_column, x_patch, x, x_pixel),
+                                    (at_patch, y_patch, y, y_pixel),
+                                ],
+                                [address, at_outer_tap, at_inner_tap],
+                            )
+                        with m.If(window_last):
+                            m.d.sync += step(pixel, pixel_last)
+                        # In a chain the next pixel's taps are the next ones of the line.
+                        with m.If(window_last & ~chain):
+                            m.d.sync += [
+                                *(place.eq(next_pixel) for place in places[:-1]),
+                                *(each.eq(next_x_pixel) for each in (x, x_patch, x_pixel)),
+                                *(each.eq(y_pixel) for each in (y, y_patch)),
+                            ]
+                        with m.If(window_last & pixel_last):
+                            m.d.sync += [
+                                load(pixel, pixel_last, g.pixels_inner),
+                                *(place.eq(next_line) for place in places),
+                                *(each.eq(g.start_inner) for each in (x, x_patch, x_pixel)),
+                                *(each.eq(next_y_pixel) for each in (y, y_patch, y_pixel)),
+                            ]
+        with m.If(self.start):
+            m.d.sync += [
+                running.eq(1),
+                precision.eq(self.precision),
+                load(word, word_last, g.words),
+                load(outer_tap, outer_tap_last, g.taps_outer),
+                load(inner_tap, inner_tap_last, g.taps_inner),
+                load(pixel, pixel_last, g.pixels_inner),
+                load(group, group_last, self.row_groups),
+                *(place.eq(self.base) for place in places),
+                *(each.eq(g.start_inner) for each in (x, x_patch, x_pixel)),
+                *(each.eq(g.start_outer) for each in (y, y_patch, y_pixel)),
+            ]
+        inside = (x < g.limit_inner) & (y < g.limit_outer) if config.convolution else Const(1)
+        m.d.comb += [
+            self.read_enable.eq(go),
+            self.read_address.eq(address),
+        ]
+
+        # Where in the ring
+        pointer = Signal(self.pointer_bits)
+        begin = Signal(self.pointer_bits)  # of the patches that are being written
+        patch_row_last = patch_row == config.rows - 1 if config.rows > 1 else Const(1)
+        patch_end: Value = word_last & outer_tap_last & inner_tap_last
+        if packer is not None:
+            patch_end = Mux(pack, packer.patch_end(outer_tap_last), patch_end)
+        with m.If(emits):
+            m.d.sync += pointer.eq(pointer + 1)
+            if config.rows > 1:
+                with m.If(patch_end):
+                    with m.If(patch_row_last):
+                        m.d.sync += begin.eq(pointer + 1)
+                    with m.Else():
+                        m.d.sync += pointer.eq(begin)
+
+        # A scratchpad's latency later
+        wait = Scratchpad.LATENCY
+        width = config.activation_word_bits
+        pad: Value = g.pad.replicate(-(-width // 8))[:width]
+        if max(planes_of) > 1:
+            bit = delay(m, chosen([g.pad[index] for index in range(8)], plane), wait, "pad")
+            pad = bit.replicate(width)
+        data: Value = Mux(delay(m, inside, wait, "inside"), self.read_data, pad)
+        if packer is not None:
+            data = packer.packed(data, wait)
+            wait += 1
+        under_way = pulses(m, emits, wait, "go")
+        written = under_way[wait]
+        m.d.comb += [
+            self.busy.eq(running | flush | Cat(under_way[1:]).any()),
+            self.write_address.eq(delay(m, pointer, wait, "pointer")[:-1]),
+            self.write_data.eq(data),
+        ]
+        if config.rows == 1:
+            m.d.comb += self.write_enable.eq(written)
+        else:
+            place = delay(m, patch_row, wait, "row")
+            m.d.comb += self.write_enable.eq(Cat(written & (place == index) for index in range(config.rows)))
+        blocks = delay(m, emits & plane_last & patch_row_last, wait, "block", reset_less=False)
+        with m.If(blocks):
+            m.d.sync += self.filled.eq(self.filled + planes)
+        return m
+
+    def _window(
+        self, m: Module, dimensions: Sequence[tuple[Signal, Signal, Signal, Signal]], places: Sequence[Signal]
+    ) -> Value:
+        """Goes to the next patch of a window, outer dimension first; returns whether there is none.
+
+        Of each dimension: where its patches begin, their position, that of the tap and that of the pixel.
+        """
+        w = self.window
+        (at_column, x_patch, x, _), (at_patch, y_patch, y, y_pixel) = dimensions
+        inner = Signal.like(w.inner)
+        outer = Signal.like(w.outer)
+        inner_last = inner == w.inner
+        outer_last = outer == w.outer
+        next_patch = at_patch + w.words_outer
+        next_column = at_column + w.words_inner
+        with m.If(~outer_last):
+            m.d.sync += [
+                outer.eq(outer + 1),
+                *(place.eq(next_patch) for place in (*places, at_patch)),
+                *(each.eq(y_patch + w.step_outer) for each in (y, y_patch)),
+                x.eq(x_patch),
+            ]
+        with m.Else():
+            m.d.sync += [outer.eq(0), inner.eq(inner + 1)]
+            with m.If(inner_last):
+                m.d.sync += inner.eq(0)
+            with m.Else():
+                m.d.sync += [
+                    *(place.eq(next_column) for place in (*places, at_patch, at_column)),
+                    *(each.eq(x_patch + w.step_inner) for each in (x, x_patch)),
+                    *(each.eq(y_pixel) for each in (y, y_patch)),
+                ]
+        with m.If(self.start):
+            m.d.sync += [inner.eq(0), outer.eq(0)]
+        return inner_last & outer_last
+
+
+class _Packing:
+    """Packs runs of elements that lie anywhere in words, run after run, into the words of a patch.
+
+    ::
+
+        word ──► rotate by (at - offset) ──► lanes from `at` on: the word's; below: kept ──► out, if full
+                                                                 kept <- what is behind it
+
+    A run begins at element `offset` of a word and lies across as many words as it takes; of each, so many
+    elements as there are left go to the lanes from `at` on, and round. A word that has become full goes out,
+    and so does the last of a patch, whatever is in its other lanes: their weights are 0. Where the last word
+    of a run has filled one word and begun another, that goes out in a cycle of its own.
+
+    Parameters
+    ----------
+    m, feeder, geometry, left
+        The feeder's; `left` counts the elements of a run.
+    """
+
+    def __init__(self, m: Module, feeder: Feeder, geometry: data.View, left: Signal):
+        self.m = m
+        self.feeder = feeder
+        self.geometry = geometry
+        self.lanes = lanes = next(iter(feeder.config.storages.values())).block
+        self.bits = (lanes - 1).bit_length()
+        self.left = left
+        self.pack = Signal(name="packs")
+        """Whether the instruction packs."""
+        self.flush = Signal()
+        self.flush_row = Signal(range(feeder.config.rows))
+        self.offset = Signal(self.bits)
+        self.first_offset = Signal(self.bits)  # of the runs of this pixel
+        self.at = Signal(self.bits)
+        room = lanes - self.offset
+        self.run_last = left <= room
+        """The word is the last of its run."""
+        count = Mux(self.run_last, left[: self.bits + 1], room)
+        total = self.at + count
+        self.full = total[self.bits]
+        self.next_at = total[: self.bits]
+        next_offset = self.first_offset + geometry.taps_more[: self.bits]
+        self.carry = next_offset[self.bits] & self.pack
+        """The next pixel's runs begin a word later."""
+        self.next_offset = next_offset[: self.bits]
+        with m.If(feeder.start):
+            m.d.sync += [
+                self.pack.eq(feeder.pack),
+                self.offset.eq(geometry.dilation_inner),
+                self.first_offset.eq(geometry.dilation_inner),
+            ]
+
+    def _pixel_last(self, tap_last: Value) -> Value:
+        return self.run_last & tap_last
+
+    def _remains(self, tap_last: Value) -> Value:
+        """The patch has ended, and the word that it has filled is not its last."""
+        return self.pack & self._pixel_last(tap_last) & self.full & (self.next_at != 0)
+
+    def emits(self, tap_last: Value) -> Value:
+        """Whether a word goes out with the one that comes in."""
+        return ~self.pack | self.full | self._pixel_last(tap_last)
+
+    def patch_end(self, tap_last: Value) -> Value:
+        """Whether that is the last of a patch."""
+        return self.flush | self._pixel_last(tap_last) & ~self._remains(tap_last)
+
+    def advance(self, tap_last: Value, line_last: Value, row: Value) -> None:
+        """What changes with a word that comes in."""
+        m = self.m
+        with m.If(self.pack):
+            m.d.sync += [
+                self.left.eq(self.left - (self.lanes - self.offset)),
+                self.offset.eq(0),
+                self.at.eq(self.next_at),
+            ]
+            with m.If(self.run_last):
+                m.d.sync += self.offset.eq(self.first_offset)
+                with m.If(tap_last):
+                    begin = Mux(line_last, self.geometry.dilation_inner[: self.bits], self.next_offset)
+                    m.d.sync += [
+                        self.offset.eq(begin),
+                        self.first_offset.eq(begin),
+                        self.at.eq(0),
+                        self.flush.eq(self._remains(tap_last)),
+                        self.flush_row.eq(row),
+                    ]
+
+    def packed(self, word: Value, wait: int) -> Value:
+        """The word that goes out, a cycle after the word that has come in `wait` cycles after its control."""
+        m, lanes = self.m, self.lanes
+        width = len(word) // lanes
+        with m.If(self.flush & self.feeder.flushed):
+            m.d.sync += self.flush.eq(0)
+        turn = delay(m, Mux(self.pack, self.at - self.offset, 0)[: self.bits], wait, "turn")
+        # Lanes from there on are the word's; all of them where nothing is packed, none where it is flushed.
+        least = Signal(self.bits + 1)
+        m.d.comb += least.eq(Mux(self.flush, lanes, Mux(self.pack, self.at, 0)))
+        rotated = Signal(len(word), name="rotated", reset_less=True)
+        turned: Value = word
+        for bit in range(self.bits):
+            shift = (width << bit) % len(word)
+            turned = Mux(turn[bit], Cat(turned[-shift:], turned[:-shift]), turned)
+        m.d.sync += rotated.eq(turned)
+        late = delay(m, least, wait + 1, "least")
+        kept = Signal(len(word), name="kept", reset_less=True)
+        out = Cat(
+            Mux(late <= lane, rotated.word_select(lane, width), kept.word_select(lane, width))
+            for lane in range(lanes)
+        )
+        # What has gone round lies in the lanes below, which are next.
+        came = delay(m, self.feeder.came, wait + 1, "came", reset_less=False)
+        full = delay(m, self.full, wait + 1, "full")
+        with m.If(came):
+            m.d.sync += kept.eq(Mux(full, rotated, out))
+        return out
