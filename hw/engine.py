@@ -1,6 +1,6 @@
 """The whole accelerator."""
 
-from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Signal
+from amaranth.hdl import Cat, ClockDomain, Const, DomainRenamer, Module, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -134,28 +134,34 @@ class Core(wiring.Component):
         # Load
         wiring.connect(m, load.request, wiring.flipped(self.reads[1]))
         m.d.comb += [load.word.eq(self.word), load.word_valid.eq(self.word_valid[1])]
-        for pad, enable in (
-            (activations, load.write_activations),
-            (weights, load.write_weights),
-            (channels, load.write_channels),
-        ):
-            m.d.comb += [
-                pad.write_enable.eq(enable),
-                pad.write_row.eq(load.write_row),
-                pad.write_bank.eq(load.write_bank),
-                pad.write_data.eq(load.write_data),
-            ]
+
+        def write(pad: Scratchpad, *port: Value) -> list[object]:
+            inputs = (pad.write_enable, pad.write_row, pad.write_bank, pad.write_data)
+            return [each.eq(value) for each, value in zip(inputs, port, strict=True)]
+
+        place = (load.write_row, load.write_bank, load.write_data)
+        m.d.comb += [
+            *write(weights, load.write_weights, *place),
+            *write(channels, load.write_channels, *place),
+        ]
         if config.forwards:
-            # What has come over the bus cannot wait; words of the store unit can, until nothing comes.
-            m.d.sync += self.hold.eq(store.forward & ~store.forward_ready)
-            m.d.comb += store.forward_ready.eq(~load.write_activations)
-            with m.If(~load.write_activations):
-                m.d.comb += [
-                    activations.write_enable.eq(store.forward),
-                    activations.write_row.eq(store.forward_row),
-                    activations.write_bank.eq(store.forward_bank),
-                    activations.write_data.eq(store.words.payload),
-                ]
+            # What has come over the bus cannot wait; words of the store unit can, until nothing comes. A
+            # register says early in a cycle which it is.
+            loads = Signal()
+            late = [Signal.like(value, reset_less=True) for value in place]
+            m.d.sync += [
+                loads.eq(load.write_activations),
+                *(register.eq(value) for register, value in zip(late, place, strict=True)),
+                self.hold.eq(store.forward & loads),
+            ]
+            m.d.comb += store.forward_ready.eq(~loads)
+            forwarded = (store.forward, store.forward_row, store.forward_bank, store.words.payload)
+            with m.If(loads):
+                m.d.comb += write(activations, loads, *late)
+            with m.Else():
+                m.d.comb += write(activations, *forwarded)
+        else:
+            m.d.comb += write(activations, load.write_activations, *place)
         if Buffer.TABLES in shapes:
             m.d.comb += [
                 quant.table_enable.eq(load.write_tables),
@@ -257,10 +263,10 @@ class Core(wiring.Component):
                 & compute.idle
                 & store.idle
             ),
-            self.illegal.eq(fetch.illegal | load.illegal | compute.illegal | store.illegal),
-            self.overflow.eq(tokens.overflow),
             self.progress.eq(compute.beating),
         ]
+        m.d.comb += self.overflow.eq(tokens.overflow)
+        m.d.sync += self.illegal.eq(fetch.illegal | load.illegal | compute.illegal | store.illegal)
         compute_lacks_load = tokens.lacking[Unit.COMPUTE][Unit.LOAD]
         load_lacks_compute = tokens.lacking[Unit.LOAD][Unit.COMPUTE]
         events = {

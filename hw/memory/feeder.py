@@ -1,6 +1,7 @@
 """The feeder: from the activation scratchpad, tap by tap, into a patch buffer for each array row."""
 
-from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,8 +48,8 @@ class Feeder(wiring.Component):
              ▲                        └─► patch buffer of row 1 ──► array
           addresses ◄── loops
 
-        cycle    0                  1          2
-                 loops, address     memory     register; pad or word written to the patch buffer
+        cycle    0        1        2          3         4
+                 start    loops    address    memory    register; pad or word written to the patch buffer
 
     A patch buffer is a ring of ``patch_depth`` words. The feeder writes ahead, also for the next instruction,
     as far as there is room; who plays the words gives room back. So words of a patch are brought once,
@@ -61,8 +62,9 @@ class Feeder(wiring.Component):
 
     Members
     -------
-    start, base, row_groups, chain, pack, precision : begin an instruction; fields of its COMPUTE. No chain
-        and no pack in an engine that has none. The last group of rows must end a window
+    start, base, row_groups, chain, pack, precision : begin an instruction; fields of its COMPUTE, which stay
+        for one more cycle. No chain and no pack in an engine that has none. The last group of rows must end a
+        window
     geometry, window : the GEOMETRY and the WINDOW in force; must stay while busy. No window in an engine that
         combines nothing
     busy : an instruction is being walked, or its last words are on their way
@@ -122,6 +124,9 @@ class Feeder(wiring.Component):
         storages = config.storages
         planes_of = [storages[precision.activation].words for precision in config.formats]
 
+        # Tokens decide late in a cycle whether an instruction begins; its fields stay one cycle more.
+        start = Signal()
+        m.d.sync += start.eq(self.start)
         running = Signal()
         precision = Signal.like(self.precision)
         planes = chosen([Const(count) for count in planes_of], precision)
@@ -136,13 +141,141 @@ class Feeder(wiring.Component):
         inner_tap_last: Value = Signal() if config.convolution else Const(1)
         pixel = Signal.like(g.pixels_inner)
         pixel_last: Value = Signal() if config.convolution else Const(0)
-        window_last: Value = Const(1)
+        inner_last: Value = Const(1)  # of a window's patches
+        outer_last: Value = Const(1)
+        if config.combined:
+            inner = Signal.like(self.window.inner)
+            outer = Signal.like(self.window.outer)
+            inner_last = Signal()
+            outer_last = Signal()
+        window_last = inner_last & outer_last if config.combined else Const(1)
         row = Signal(range(config.rows))
         row_last = row == config.rows - 1 if config.rows > 1 else Const(1)
         group = Signal.like(self.row_groups)
         group_last = Signal()
         plane = Signal(range(max(2, *planes_of)))
         plane_last = plane == planes - 1 if max(planes_of) > 1 else Const(1)
+
+        space = Signal(range(config.patch_depth + 1), init=config.patch_depth)
+        has_space = Signal(init=1)
+        pack: Value = Const(0)
+        flush: Value = Const(0)  # what is left of a packed patch goes out, and nothing comes in
+        emits: Value = Const(1)  # a word goes out
+        packer = None
+        if config.packs:
+            packer = _Packing(m, self, g, word, word_last)
+            pack, flush = packer.pack, packer.flush
+        patch_row = row if packer is None else Mux(flush, packer.flush_row, row)
+        # Rows write to the same places one after the other: room is taken with the first.
+        may_go = has_space if config.rows == 1 else has_space | (patch_row != 0)
+        go = running & may_go & ~flush
+        carry: Value = Const(0)
+        if packer is not None:
+            self.came = go
+            self.flushed = may_go
+            emits = packer.emits(outer_tap_last) & go | flush & may_go
+            carry = packer.carry
+        else:
+            emits = go
+        takes = emits & (patch_row == 0) if config.rows > 1 else emits
+        # Whether a word goes out is known late in the cycle: it is counted in the next one.
+        release = Signal.like(self.release)
+        taken = Signal()
+        next_space = Signal.like(space)
+        m.d.comb += next_space.eq(space + release - taken)
+        m.d.sync += [
+            release.eq(self.release),
+            taken.eq(takes),
+            space.eq(next_space),
+            has_space.eq(Mux(takes, next_space != 1, next_space != 0)),
+        ]
+
+        def load(counter: Signal, last: Value, count: Value) -> list[object]:
+            return [] if isinstance(last, Const) else [counter.eq(count), last.eq(count == 1)]
+
+        def step(counter: Signal, last: Value) -> list[object]:
+            return [] if isinstance(last, Const) else [counter.eq(counter - 1), last.eq(counter == 2)]
+
+        chain: Value = Const(0)
+        taps_inner: Value = g.taps_inner
+        if config.chained:
+            chain = Signal(name="chained")
+            taps_inner = Mux(chain & ~pixel_last, g.taps_more, g.taps_inner)
+            with m.If(start):
+                m.d.sync += chain.eq(self.chain)
+        with m.If(go):
+            m.d.sync += step(word, word_last)
+            if max(planes_of) > 1:
+                m.d.sync += plane.eq(Mux(plane_last, 0, plane + 1))
+            with m.If(word_last):
+                m.d.sync += [load(word, word_last, g.words), step(outer_tap, outer_tap_last)]
+                with m.If(outer_tap_last):
+                    m.d.sync += [
+                        load(outer_tap, outer_tap_last, g.taps_outer),
+                        step(inner_tap, inner_tap_last),
+                    ]
+                    with m.If(inner_tap_last):
+                        m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
+                        if config.rows > 1:
+                            m.d.sync += row.eq(Mux(row_last, 0, row + 1))
+                        with m.If(row_last):
+                            m.d.sync += step(group, group_last)
+                            with m.If(group_last):
+                                m.d.sync += running.eq(0)
+                        if config.combined:
+                            w = self.window
+                            m.d.sync += [outer.eq(outer + 1), outer_last.eq(outer + 1 == w.outer)]
+                            with m.If(outer_last):
+                                m.d.sync += [
+                                    *(outer.eq(0), outer_last.eq(w.outer == 0)),
+                                    *(inner.eq(inner + 1), inner_last.eq(inner + 1 == w.inner)),
+                                ]
+                            with m.If(window_last):
+                                m.d.sync += [inner.eq(0), inner_last.eq(w.inner == 0)]
+                        with m.If(window_last):
+                            m.d.sync += step(pixel, pixel_last)
+                            with m.If(pixel_last):
+                                m.d.sync += load(pixel, pixel_last, g.pixels_inner)
+        with m.If(start):
+            m.d.sync += [
+                running.eq(1),
+                precision.eq(self.precision),
+                load(word, word_last, g.words),
+                load(outer_tap, outer_tap_last, g.taps_outer),
+                load(inner_tap, inner_tap_last, g.taps_inner),
+                load(pixel, pixel_last, g.pixels_inner),
+                load(group, group_last, self.row_groups),
+            ]
+            if config.combined:
+                m.d.sync += [
+                    *(inner.eq(0), inner_last.eq(self.window.inner == 0)),
+                    *(outer.eq(0), outer_last.eq(self.window.outer == 0)),
+                ]
+        if packer is not None:
+            with m.If(start):
+                packer.begin()
+            with m.If(go):
+                packer.advance(outer_tap_last, pixel_last & window_last, row)
+
+        # What has ended moves the places, a cycle later.
+        def later(value: Value, name: str) -> Value:
+            return delay(m, value, 1, name, reset_less=False)
+
+        word_ends = go & word_last
+        column_ends = word_ends & outer_tap_last
+        patch_ends = column_ends & inner_tap_last
+        pixel_ends = patch_ends & window_last
+        # One of these at a time. In a chain the next pixel's taps are the next ones of the line.
+        goes_on = later(go & ~word_last, "goes_on")
+        to_tap = later(word_ends & ~outer_tap_last, "to_tap")
+        to_column = later(  # of taps
+            column_ends & (~inner_tap_last | window_last & ~pixel_last & chain), "to_column"
+        )
+        to_patch = later(patch_ends & ~outer_last, "to_patch")  # of a window
+        to_patches = later(patch_ends & outer_last & ~inner_last, "to_patches")  # its next column
+        to_pixel = later(pixel_ends & ~pixel_last & ~chain, "to_pixel")
+        to_line = later(pixel_ends & pixel_last, "to_line")
+        carried = later(carry, "carried") if packer is not None else Const(0)
 
         address = Signal(self.address_bits)
         at_outer_tap = Signal(self.address_bits)
@@ -157,133 +290,51 @@ class Feeder(wiring.Component):
         y = Signal.like(g.start_outer)
         y_patch = Signal.like(y)
         y_pixel = Signal.like(y)
+        next_x_pixel = x_pixel + g.stride_inner + carried
 
-        space = Signal(range(config.patch_depth + 1), init=config.patch_depth)
-        has_space = Signal(init=1)
-        pack: Value = Const(0)
-        flush: Value = Const(0)  # what is left of a packed patch goes out, and nothing comes in
-        emits: Value = Const(1)  # a word goes out
-        packer = None
-        if config.packs:
-            packer = _Packing(m, self, g, word)
-            pack, flush = packer.pack, packer.flush
-        patch_row = row if packer is None else Mux(flush, packer.flush_row, row)
-        # Rows write to the same places one after the other: room is taken with the first.
-        may_go = has_space if config.rows == 1 else has_space | (patch_row != 0)
-        go = running & may_go & ~flush
-        word_end: Value = word_last
-        carry: Value = Const(0)
-        if packer is not None:
-            self.came = go
-            self.flushed = may_go
-            emits = packer.emits(outer_tap_last) & go | flush & may_go
-            word_end = Mux(pack, packer.run_last, word_last)
-            carry = packer.carry
-        else:
-            emits = go
-        takes = emits & (patch_row == 0) if config.rows > 1 else emits
-        next_space = Signal.like(space)
-        m.d.comb += next_space.eq(space + self.release - takes)
-        m.d.sync += [space.eq(next_space), has_space.eq(next_space != 0)]
+        def move(register: Signal, *choices: tuple[Value, Value]) -> None:
+            """What goes with the event that happens."""
+            width = len(register)
+            with m.If(Cat(event for event, _ in choices).any()):
+                m.d.sync += register.eq(
+                    reduce(or_, (event.replicate(width) & value[:width] for event, value in choices))
+                )
 
-        def load(counter: Signal, last: Value, count: Value) -> list[object]:
-            return [] if isinstance(last, Const) else [counter.eq(count), last.eq(count == 1)]
-
-        def step(counter: Signal, last: Value) -> list[object]:
-            return [] if isinstance(last, Const) else [counter.eq(counter - 1), last.eq(counter == 2)]
-
-        next_outer_tap = at_outer_tap + g.tap_outer
-        next_inner_tap = at_inner_tap + g.tap_inner
-        next_pixel = at_pixel + g.pixel_inner + carry
-        next_line = at_line + g.pixel_outer
-        next_x_pixel = x_pixel + g.stride_inner + carry
-        next_y_pixel = y_pixel + g.stride_outer
-        chain: Value = Const(0)
-        taps_inner: Value = g.taps_inner
-        if config.chained:
-            chain = Signal(name="chained")
-            taps_inner = Mux(chain & ~pixel_last, g.taps_more, g.taps_inner)
-            with m.If(self.start):
-                m.d.sync += chain.eq(self.chain)
-        places = [address, at_outer_tap, at_inner_tap, at_patch, at_column, at_pixel, at_line]
-        with m.If(go):
-            m.d.sync += [step(word, word_last), address.eq(address + 1)]
-            if packer is not None:
-                packer.advance(outer_tap_last, pixel_last & window_last, row)
-                with m.If(pack):
-                    m.d.sync += x.eq(x + 1)
-            if max(planes_of) > 1:
-                m.d.sync += plane.eq(Mux(plane_last, 0, plane + 1))
-            with m.If(word_end):
-                if packer is not None:
-                    with m.If(pack):
-                        m.d.sync += x.eq(x_patch)
-                m.d.sync += [
-                    load(word, word_last, g.words),
-                    step(outer_tap, outer_tap_last),
-                    address.eq(next_outer_tap),
-                    at_outer_tap.eq(next_outer_tap),
-                    y.eq(y + g.dilation_outer),
-                ]
-                with m.If(outer_tap_last):
-                    m.d.sync += [
-                        load(outer_tap, outer_tap_last, g.taps_outer),
-                        step(inner_tap, inner_tap_last),
-                        *(place.eq(next_inner_tap) for place in (address, at_outer_tap, at_inner_tap)),
-                        y.eq(y_patch),
-                        x.eq(x + g.dilation_inner),
-                    ]
-                    with m.If(inner_tap_last):
-                        m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
-                        if config.rows > 1:
-                            m.d.sync += row.eq(Mux(row_last, 0, row + 1))
-                        with m.If(row_last):
-                            m.d.sync += step(group, group_last)
-                            with m.If(group_last):
-                                m.d.sync += running.eq(0)
-                        if config.combined:
-                            window_last = self._window(
-                                m,
-                                [
-                                    (at_column, x_patch, x, x_pixel),
-                                    (at_patch, y_patch, y, y_pixel),
-                                ],
-                                [address, at_outer_tap, at_inner_tap],
-                            )
-                        with m.If(window_last):
-                            m.d.sync += step(pixel, pixel_last)
-                        # In a chain the next pixel's taps are the next ones of the line.
-                        with m.If(window_last & ~chain):
-                            m.d.sync += [
-                                *(place.eq(next_pixel) for place in places[:-1]),
-                                *(each.eq(next_x_pixel) for each in (x, x_patch, x_pixel)),
-                                *(each.eq(y_pixel) for each in (y, y_patch)),
-                            ]
-                        with m.If(window_last & pixel_last):
-                            m.d.sync += [
-                                load(pixel, pixel_last, g.pixels_inner),
-                                *(place.eq(next_line) for place in places),
-                                *(each.eq(g.start_inner) for each in (x, x_patch, x_pixel)),
-                                *(each.eq(next_y_pixel) for each in (y, y_patch, y_pixel)),
-                            ]
-        with m.If(self.start):
-            m.d.sync += [
-                running.eq(1),
-                precision.eq(self.precision),
-                load(word, word_last, g.words),
-                load(outer_tap, outer_tap_last, g.taps_outer),
-                load(inner_tap, inner_tap_last, g.taps_inner),
-                load(pixel, pixel_last, g.pixels_inner),
-                load(group, group_last, self.row_groups),
-                *(place.eq(self.base) for place in places),
-                *(each.eq(g.start_inner) for each in (x, x_patch, x_pixel)),
-                *(each.eq(g.start_outer) for each in (y, y_patch, y_pixel)),
-            ]
-        inside = (x < g.limit_inner) & (y < g.limit_outer) if config.convolution else Const(1)
-        m.d.comb += [
-            self.read_enable.eq(go),
-            self.read_address.eq(address),
+        moves = [
+            (start, self.base),
+            (to_line, at_line + g.pixel_outer),
+            (to_pixel, at_pixel + g.pixel_inner + carried),
         ]
+        move(at_line, *moves[:2])
+        move(at_pixel, *moves)
+        x_moves = [(start | to_line, g.start_inner), (to_pixel, next_x_pixel)]
+        y_moves = [(start, g.start_outer), (to_line, y_pixel + g.stride_outer)]
+        move(x_pixel, *x_moves)
+        move(y_pixel, *y_moves)
+        y_moves.append((to_pixel, y_pixel))
+        if config.combined:
+            moves.append((to_patches, at_column + self.window.words_inner))
+            x_moves.append((to_patches, x_patch + self.window.step_inner))
+            y_moves[-1] = to_pixel | to_patches, y_pixel
+            y_moves.append((to_patch, y_patch + self.window.step_outer))
+            move(at_column, *moves)
+            moves.append((to_patch, at_patch + self.window.words_outer))
+            move(at_patch, *moves)
+        move(x_patch, *x_moves)
+        move(y_patch, *y_moves)
+        moves.append((to_column, at_inner_tap + g.tap_inner))
+        move(at_inner_tap, *moves)
+        moves.append((to_tap, at_outer_tap + g.tap_outer))
+        move(at_outer_tap, *moves)
+        move(address, *moves, (goes_on, address + 1))
+        to_first: Value = to_patch  # tap along the inner dimension
+        if packer is not None:
+            x_moves.append((goes_on & pack, x + 1))
+            to_first = to_patch | to_tap & pack
+        move(x, *x_moves, (to_first, x_patch), (to_column, x + g.dilation_inner))
+        move(y, *y_moves, (to_column, y_patch), (to_tap, y + g.dilation_outer))
+        inside = (x < g.limit_inner) & (y < g.limit_outer) if config.convolution else Const(1)
+        m.d.comb += [self.read_enable.eq(later(go, "went")), self.read_address.eq(address)]
 
         # Where in the ring
         pointer = Signal(self.pointer_bits)
@@ -301,21 +352,22 @@ class Feeder(wiring.Component):
                     with m.Else():
                         m.d.sync += pointer.eq(begin)
 
-        # A scratchpad's latency later
-        wait = Scratchpad.LATENCY
+        # A scratchpad's latency later than the address
+        latency = Scratchpad.LATENCY
+        wait = 1 + latency
         width = config.activation_word_bits
         pad: Value = g.pad.replicate(-(-width // 8))[:width]
         if max(planes_of) > 1:
             bit = delay(m, chosen([g.pad[index] for index in range(8)], plane), wait, "pad")
             pad = bit.replicate(width)
-        data: Value = Mux(delay(m, inside, wait, "inside"), self.read_data, pad)
+        data: Value = Mux(delay(m, inside, latency, "inside"), self.read_data, pad)
         if packer is not None:
             data = packer.packed(data, wait)
             wait += 1
         under_way = pulses(m, emits, wait, "go")
         written = under_way[wait]
         m.d.comb += [
-            self.busy.eq(running | flush | Cat(under_way[1:]).any()),
+            self.busy.eq(start | running | flush | Cat(under_way[1:]).any()),
             self.write_address.eq(delay(m, pointer, wait, "pointer")[:-1]),
             self.write_data.eq(data),
         ]
@@ -328,42 +380,6 @@ class Feeder(wiring.Component):
         with m.If(blocks):
             m.d.sync += self.filled.eq(self.filled + planes)
         return m
-
-    def _window(
-        self, m: Module, dimensions: Sequence[tuple[Signal, Signal, Signal, Signal]], places: Sequence[Signal]
-    ) -> Value:
-        """Goes to the next patch of a window, outer dimension first; returns whether there is none.
-
-        Of each dimension: where its patches begin, their position, that of the tap and that of the pixel.
-        """
-        w = self.window
-        (at_column, x_patch, x, _), (at_patch, y_patch, y, y_pixel) = dimensions
-        inner = Signal.like(w.inner)
-        outer = Signal.like(w.outer)
-        inner_last = inner == w.inner
-        outer_last = outer == w.outer
-        next_patch = at_patch + w.words_outer
-        next_column = at_column + w.words_inner
-        with m.If(~outer_last):
-            m.d.sync += [
-                outer.eq(outer + 1),
-                *(place.eq(next_patch) for place in (*places, at_patch)),
-                *(each.eq(y_patch + w.step_outer) for each in (y, y_patch)),
-                x.eq(x_patch),
-            ]
-        with m.Else():
-            m.d.sync += [outer.eq(0), inner.eq(inner + 1)]
-            with m.If(inner_last):
-                m.d.sync += inner.eq(0)
-            with m.Else():
-                m.d.sync += [
-                    *(place.eq(next_column) for place in (*places, at_patch, at_column)),
-                    *(each.eq(x_patch + w.step_inner) for each in (x, x_patch)),
-                    *(each.eq(y_pixel) for each in (y, y_patch)),
-                ]
-        with m.If(self.start):
-            m.d.sync += [inner.eq(0), outer.eq(0)]
-        return inner_last & outer_last
 
 
 class _Packing:
@@ -381,11 +397,11 @@ class _Packing:
 
     Parameters
     ----------
-    m, feeder, geometry, left
-        The feeder's; `left` counts the elements of a run.
+    m, feeder, geometry, left, run_last
+        The feeder's; `left` counts the elements of a run, `run_last` says that the word is its last.
     """
 
-    def __init__(self, m: Module, feeder: Feeder, geometry: data.View, left: Signal):
+    def __init__(self, m: Module, feeder: Feeder, geometry: data.View, left: Signal, run_last: Signal):
         self.m = m
         self.feeder = feeder
         self.geometry = geometry
@@ -399,10 +415,9 @@ class _Packing:
         self.offset = Signal(self.bits)
         self.first_offset = Signal(self.bits)  # of the runs of this pixel
         self.at = Signal(self.bits)
-        room = lanes - self.offset
-        self.run_last = left <= room
-        """The word is the last of its run."""
-        count = Mux(self.run_last, left[: self.bits + 1], room)
+        self.run_last = run_last
+        self.room = room = lanes - self.offset
+        count = Mux(run_last, left[: self.bits + 1], room)
         total = self.at + count
         self.full = total[self.bits]
         self.next_at = total[: self.bits]
@@ -410,12 +425,10 @@ class _Packing:
         self.carry = next_offset[self.bits] & self.pack
         """The next pixel's runs begin a word later."""
         self.next_offset = next_offset[: self.bits]
-        with m.If(feeder.start):
-            m.d.sync += [
-                self.pack.eq(feeder.pack),
-                self.offset.eq(geometry.dilation_inner),
-                self.first_offset.eq(geometry.dilation_inner),
-            ]
+
+    def _fits(self, offset: Value) -> Value:
+        """A run that begins there lies in one word."""
+        return self.geometry.words + offset[: self.bits] <= self.lanes
 
     def _pixel_last(self, tap_last: Value) -> Value:
         return self.run_last & tap_last
@@ -432,20 +445,37 @@ class _Packing:
         """Whether that is the last of a patch."""
         return self.flush | self._pixel_last(tap_last) & ~self._remains(tap_last)
 
+    def begin(self) -> None:
+        """What an instruction begins with."""
+        first = self.geometry.dilation_inner
+        self.m.d.sync += [
+            self.pack.eq(self.feeder.pack),
+            self.offset.eq(first),
+            self.first_offset.eq(first),
+        ]
+        with self.m.If(self.feeder.pack):
+            self.m.d.sync += self.run_last.eq(self._fits(first))
+
     def advance(self, tap_last: Value, line_last: Value, row: Value) -> None:
         """What changes with a word that comes in."""
         m = self.m
         with m.If(self.pack):
             m.d.sync += [
-                self.left.eq(self.left - (self.lanes - self.offset)),
+                self.left.eq(self.left - self.room),
+                self.run_last.eq(self.left <= self.room + self.lanes),
                 self.offset.eq(0),
                 self.at.eq(self.next_at),
             ]
             with m.If(self.run_last):
-                m.d.sync += self.offset.eq(self.first_offset)
+                m.d.sync += [
+                    self.left.eq(self.geometry.words),
+                    self.run_last.eq(self._fits(self.first_offset)),
+                    self.offset.eq(self.first_offset),
+                ]
                 with m.If(tap_last):
                     begin = Mux(line_last, self.geometry.dilation_inner[: self.bits], self.next_offset)
                     m.d.sync += [
+                        self.run_last.eq(self._fits(begin)),
                         self.offset.eq(begin),
                         self.first_offset.eq(begin),
                         self.at.eq(0),

@@ -55,16 +55,18 @@ class BlockFifo(wiring.Component):
         produce = Signal(range(self.depth))
         consume = Signal(range(self.depth))
         stored = Signal(range(self.depth + 1))  # words in the memory proper
+        some = Signal()  # there are any
+        full = Signal()
         loaded = Signal()  # the memory's output is a word that has not moved on
         move = Signal()
 
         m.d.comb += [
-            self.i.ready.eq(stored != self.depth),
+            self.i.ready.eq(~full),
             ram.write_address.eq(produce),
             ram.write_data.eq(self.i.payload),
             ram.write_enable.eq(self.i.valid & self.i.ready),
             ram.read_address.eq(consume),
-            ram.read_enable.eq((stored != 0) & (~loaded | move)),
+            ram.read_enable.eq(some & (~loaded | move)),
         ]
         if self.registered:
             m.d.comb += [
@@ -89,7 +91,7 @@ class BlockFifo(wiring.Component):
         with m.Elif(move):
             m.d.sync += loaded.eq(0)
         with m.If(ram.write_enable & ~ram.read_enable):
-            m.d.sync += stored.eq(stored + 1)
+            m.d.sync += [stored.eq(stored + 1), some.eq(1), full.eq(stored == self.depth - 1)]
         with m.Elif(ram.read_enable & ~ram.write_enable):
-            m.d.sync += stored.eq(stored - 1)
+            m.d.sync += [stored.eq(stored - 1), some.eq(stored != 1), full.eq(0)]
         return m

@@ -1,6 +1,6 @@
 """Fetches the program and hands each instruction to the queue of its unit."""
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -119,28 +119,24 @@ class FetchUnit(wiring.Component):
         opcode = header.opcode
         m.d.comb += header.as_value().eq(buffer.o.payload)
         beat = Signal(range(beats)) if beats > 1 else Signal(1)
+        # An opcode that there is not stays where it is until the fault has stopped the engine.
         unit = Signal(2)
-        chosen = Signal(2)
-        known = Signal()
         unknown = Signal()
-        with m.Switch(opcode):
-            for code in kinds:
-                with m.Case(code):
-                    m.d.comb += [chosen.eq(code.unit), known.eq(1)]
-        target = Signal(2)
-        with m.If(beat == 0):
-            m.d.comb += [target.eq(chosen), unknown.eq(~known)]
-        with m.Else():
-            m.d.comb += target.eq(unit)
+        target = Signal(2)  # plus 1, as in the opcode
+        first = Signal(init=1)
+        m.d.comb += [
+            unknown.eq(first & Cat(opcode != code for code in kinds).all()),
+            target.eq(Mux(first, opcode[:2], unit)),
+        ]
         for index in Unit:
             m.d.comb += [
                 self.o[index].payload.eq(buffer.o.payload),
-                self.o[index].valid.eq(buffer.o.valid & (target == index) & ~unknown),
+                self.o[index].valid.eq(buffer.o.valid & (target == index + 1) & ~unknown),
             ]
-            with m.If((target == index) & ~unknown):
-                m.d.comb += buffer.o.ready.eq(self.o[index].ready)
+        ready = Cat(Const(0, 1), *(self.o[index].ready for index in Unit))
+        m.d.comb += buffer.o.ready.eq(ready.bit_select(target, 1) & ~unknown)
         with m.If(leaves):
-            m.d.sync += [unit.eq(target), beat.eq(beat + 1)]
+            m.d.sync += [unit.eq(target), beat.eq(beat + 1), first.eq(beat == beats - 1)]
             with m.If(beat == beats - 1):
                 m.d.sync += beat.eq(0)
         # A unit's decoder keeps of each field only the bits that this engine needs; all others must be zero.

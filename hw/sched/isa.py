@@ -47,7 +47,7 @@ class Unit(enum.IntEnum):
 
 
 class Opcode(enum.IntEnum):
-    """What an instruction does."""
+    """What an instruction does. The two low bits are the unit that does it, plus 1."""
 
     LOAD = 1
     """Memory to scratchpad."""
@@ -55,21 +55,19 @@ class Opcode(enum.IntEnum):
     """A tile: every group of rows times every group of columns, ``steps`` steps each."""
     STORE = 3
     """Output scratchpad to memory, to the activation scratchpad, or to both."""
-    SNAPSHOT = 4
+    SNAPSHOT = 7
     """The event counters to memory; executed by the store unit."""
-    GEOMETRY = 5
+    GEOMETRY = 6
     """Where the operands of the COMPUTEs that follow lie: pixels, taps, padding; for the compute unit.
 
     It neither waits nor posts."""
-    WINDOW = 6
+    WINDOW = 10
     """What is made of several results of each pixel; executed as GEOMETRY is."""
 
     @property
     def unit(self) -> Unit:
         """The unit that executes it."""
-        return {Opcode.SNAPSHOT: Unit.STORE, Opcode.GEOMETRY: Unit.COMPUTE, Opcode.WINDOW: Unit.COMPUTE}.get(
-            self, Unit((self - 1) % 3)
-        )
+        return Unit((self & 3) - 1)
 
 
 class Buffer(enum.IntEnum):

@@ -27,7 +27,7 @@ class TokenBank(wiring.Component):
     take : the instruction starts: take them
     give, post : an instruction has ended: units to give a token to
     lacking : units whose token is needed and not there
-    overflow : a token was lost
+    overflow : a token was lost in the cycle before
     """
 
     def __init__(self, limit: int):
@@ -61,7 +61,11 @@ class TokenBank(wiring.Component):
                 with m.Elif(down & ~up):
                     m.d.sync += [count.eq(count - 1), present.eq(count != 1)]
                 m.d.comb += self.lacking[taker][giver].eq(self.wait_for[taker][giver] & ~present)
-                overflows.append(up & ~down & (count == self.limit))
+                # Whether one is taken is known late in the cycle.
+                excess = Signal(name=f"excess_{giver.name}_{taker.name}".lower())
+                taken = Signal(name=f"taken_{giver.name}_{taker.name}".lower())
+                m.d.sync += [excess.eq(up & (count == self.limit)), taken.eq(down)]
+                overflows.append(excess & ~taken)
             m.d.comb += self.waited[taker].eq(~self.lacking[taker].any())
         m.d.comb += self.overflow.eq(Cat(overflows).any())
         return m

@@ -31,7 +31,7 @@ from bitwright.hw.pe.contract import Precision, PriceCase
 from bitwright.sim.tools import ToolError
 
 Calls = list[tuple[str, int]]
-BASELINE = Path(__file__).parents[2] / "benchmarks" / "pe-baseline.json"
+BASELINE = Path(__file__).parents[2] / "gen" / "prices.json"
 
 
 @dataclass(frozen=True, kw_only=True)

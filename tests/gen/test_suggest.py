@@ -38,7 +38,7 @@ EXAMPLES = ROOT / "examples" / "digits_mlp"
 
 def test_prices_ship_with_the_package():
     assert set(UNITS) == {record.unit for record in prices()}
-    assert list(prices()) == pe_bench.load(ROOT / "benchmarks" / "pe-baseline.json")
+    assert list(prices()) == pe_bench.load(ROOT / "gen" / "prices.json")
 
 
 @pytest.mark.parametrize(("network", "target"), [("digits_w1a1", "ecp5-25k"), ("digits_mlp", "ice40-up5k")])

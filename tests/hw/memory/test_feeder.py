@@ -228,10 +228,11 @@ def run(c, instructions, rng, simulate, watch, *, idle, pace):
             ctx.set(dut.start, 1)
             await ctx.tick()
             ctx.set(dut.start, 0)
+            assert ctx.get(dut.busy)
+            await ctx.tick()
             # Fields of the COMPUTE may change, and those of the GEOMETRY only when it is over.
             ctx.set(dut.base, rng.randrange(c.activation_depth))
             ctx.set(dut.row_groups, 0)
-            assert ctx.get(dut.busy)
             while ctx.get(dut.busy):
                 await ctx.tick()
 
@@ -306,7 +307,7 @@ def test_a_word_per_cycle(rows, rng, simulate, watch):
         count = sum(map(len, patches(c, *instruction, memory)))
         reads = [cycle for cycle in range(start, end) if trace[cycle][4]]
         writes = [cycle for cycle in range(start, end) if trace[cycle][0]]
-        assert reads == list(range(start + 1, start + 1 + count))
+        assert reads == list(range(start + 3, start + 3 + count))
         assert writes == [cycle + Scratchpad.LATENCY for cycle in reads]
 
 

@@ -140,7 +140,7 @@ def test_names_of_precisions():
 
 
 def test_prices_to_choose_by_are_those_measured():
-    baseline = json.loads((ROOT / "benchmarks" / "pe-baseline.json").read_text())
+    baseline = json.loads((ROOT / "gen" / "prices.json").read_text())
     compared = 0
     for row in table("| `pe` | lanes |"):
         name = re.findall(r"`(\w+)`", row["`pe`"])[0]
