@@ -172,7 +172,8 @@ class QuantPipeline(wiring.Component):
         # accumulators are stored in each.
         scaled = of_mode([kind == "requantise" for kind in kinds], working.result)
         counted = of_mode([kind == "thresholds" for kind in kinds], working.result)
-        raw = of_mode([kind == "accumulators" for kind in kinds], working.result)
+        # One bit, also where no mode is: it is inverted below.
+        raw = of_mode([kind == "accumulators" for kind in kinds], working.result, 1)
         pulse = Mux(raw, 1, Mux(counted, last_phase, phase == 0))
 
         # Results of an element fill a granule or more; or of so many elements one; or of all in a row planes.
@@ -293,8 +294,11 @@ class QuantPipeline(wiring.Component):
             )
         )
         ending = (column == words - 1) & (last_row | working.empty) if config.planar else element_end
-        # Values that stay for all phases of an element may be taken later than with its first.
+        # Elements come so many cycles apart, unless those that count in their last phase are followed by those
+        # that count in their first. Values that stay for all phases may be taken later than with the first.
         every = min(1 if mode.quantiser == "accumulators" else mode.phases for mode in modes)
+        if len(set(kinds)) > 1:
+            every = 1
         held = every if set(kinds) == {"requantise"} else 1
 
         def of_element(value: Value, stages: int, name: str) -> Value:
