@@ -599,8 +599,7 @@ def fitted(
 
 def _windowed(operation: Operation) -> bool:
     """Whether it is more than a matrix product."""
-    flat = operation.kernel == operation.stride == (1, 1) and not any(map(sum, operation.padding))
-    return not flat or operation.groups > 1 or operation.combine is not Combine.NONE
+    return not (operation.pointwise and operation.dense and operation.combine is Combine.NONE)
 
 
 def _without_unused(
@@ -610,9 +609,7 @@ def _without_unused(
     changes = {}
     if config.depthwise and "depthwise" not in explicit:
         changes["depthwise"] = config.chained > 0 and any(
-            operation.channels == operation.groups == operation.input_channels
-            and operation.kernel != (1, 1)
-            and operation.combine is Combine.NONE
+            operation.depthwise and operation.kernel != (1, 1) and operation.combine is Combine.NONE
             for operation in operations(graph)
         )
     if config.packing and "packing" not in explicit:

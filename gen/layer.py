@@ -128,6 +128,10 @@ class Layer:
         """Pixels of a line of the source, or its line if it is not divided."""
         self.col_groups = ceil_div(operation.channels, self.group_channels)
         self.result_words = result.stride // config.bus_bytes
+        self.whole_map = operation.result_map == result.place[1:3] or prod(operation.result_map) == prod(
+            result.place[:3]
+        )
+        """Whether it makes all pixels of the output."""
         self.where = f"node '{operation.name}'"
         if operation.pool is not None:
             self.where += f", with the max pool '{operation.pool}'"
@@ -150,14 +154,15 @@ class Layer:
 
     def _check(self) -> None:
         operation, config = self.operation, self.config
-        if any(map(sum, operation.padding)) and self.pad_code is None:
+        if operation.pads and self.pad_code is None:
             raise NetworkError(
                 self.where,
                 f"pads activations of {self.source.storage.format}, which have no such value",
                 "choose a wider precision",
             )
-        flat = operation.kernel == operation.stride == (1, 1) and not any(map(sum, operation.padding))
-        if not config.convolution and (not flat or operation.combine is not Combine.NONE or not self.dense):
+        if not config.convolution and (
+            not operation.pointwise or operation.combine is not Combine.NONE or not self.dense
+        ):
             raise NetworkError(
                 self.where,
                 "is more than a matrix product, and the engine was built for these",
@@ -235,7 +240,7 @@ class Layer:
             not config.chained
             or self.source.lines
             or operation.combine is not Combine.NONE
-            or not operation.channels == operation.groups == operation.input_channels
+            or not operation.depthwise
         ):
             return None
         inner = 0 if down else 1
@@ -353,6 +358,13 @@ class Layer:
         """Scratchpad rows of a whole source, as it lies in memory."""
         return self.height * self.map_width * self.pitch
 
+    def stored_pixel(self, line: int, pixel: int) -> int:
+        """Which pixel of the output one of its own is."""
+        if self.whole_map:
+            return line * self.out_width + pixel
+        (first_line, first), (lines, step) = self.operation.first_pixel, self.operation.pixel_step
+        return (first_line + line * lines) * self.result.place[2] + first + pixel * step
+
     def line_rows(self) -> int:
         """Scratchpad rows that a line of results needs of a source."""
         return max(len(self.region(tile)[0]) for tile in self.samples(1, self.out_width)) * (
@@ -377,6 +389,11 @@ class Layer:
         # Packed results are written as far as there are any, planes for whole blocks.
         bits = storage.row_bits(channels) if storage.planar else channels * storage.bits
         return ceil_div(bits, self.config.bus_bits)
+
+    @property
+    def row_words(self) -> int:
+        """Bus words of one row of all its columns: a pixel, or what it makes of one."""
+        return self.output_words(self.col_groups) if self.is_part else self.result_words
 
     def row_groups(self, tile: Tile) -> int:
         """Groups of as many patches as the array has rows; the last one ends a window."""
@@ -545,12 +562,11 @@ class Layer:
         terms = np.full(shape, nothing, np.int64)
         weights = operation.weights.transpose(0, 2, 1, 3)
         each = operation.weights.shape[3]
-        per_group = operation.channels // operation.groups
-        if operation.groups == 1:
+        if operation.dense:
             terms[: operation.channels, :, :, :each] = weights
             return terms
-        for channel in range(operation.channels):
-            first = channel // per_group * each - self.spans[channel // self.group_channels] * block
+        for channel, seen in enumerate(operation.first_seen):
+            first = seen - self.spans[channel // self.group_channels] * block
             terms[channel, :, :, first : first + each] = weights[channel]
         return terms
 
@@ -720,11 +736,18 @@ class Layer:
                 col_limit = 1
             if self.channel_words:
                 col_limit = min(col_limit, channels.rows // self.channel_words)
+            if not col_limit:
+                raise NetworkError(
+                    self.where,
+                    f"the {self.quantiser} parameters of {self.group_channels} channels do not fit the "
+                    "scratchpad",
+                    f"raise channel_depth to {self.config.requantisers * self.channel_words} or more",
+                )
             col_choices = _sizes(self.col_groups, col_limit)
         for lines, pixels in tiles:
             results = self.result_rows(Tile(range(lines), range(pixels)))
             count = ceil_div(self.out_height, lines) * ceil_div(self.out_width, pixels)
-            whole = results * self.result_words
+            whole = results * self.row_words
             for cols in col_choices:
                 some = results * self.output_words(cols)
                 # Where the next tile's results begin a bus word and a block.
@@ -744,7 +767,7 @@ class Layer:
                         "columns_outer": columns_outer,
                         "down": down,
                     }
-                    if not columns_outer and fits and not self.is_part:
+                    if not columns_outer and fits:
                         yield Cut(**cut, store_rows=True)  # type: ignore[arg-type]
                     elif some * 2 <= config.output_depth and (aligned or cols >= self.col_groups):
                         yield Cut(**cut, store_rows=False)  # type: ignore[arg-type]
@@ -850,7 +873,7 @@ class Layer:
 def spans(operation: Operation, group_channels: int, block: int) -> Sequence[int]:
     """For each group of columns the first block of the source's channels that it sees."""
     count = ceil_div(operation.channels, group_channels)
-    if operation.groups == 1:
+    if operation.dense:
         return [0] * count
     size = span_blocks(operation, group_channels, block)
     last = ceil_div(operation.input_channels, block) - size
@@ -859,7 +882,7 @@ def spans(operation: Operation, group_channels: int, block: int) -> Sequence[int
 
 def span_blocks(operation: Operation, group_channels: int, block: int) -> int:
     """Blocks of the source's channels that a group of columns sees."""
-    if operation.groups == 1:
+    if operation.dense:
         return ceil_div(operation.input_channels, block)
     count = ceil_div(operation.channels, group_channels)
     return max(
@@ -870,11 +893,8 @@ def span_blocks(operation: Operation, group_channels: int, block: int) -> int:
 
 def _seen(operation: Operation, group: int, group_channels: int) -> range:
     """The source's channels that a group of columns sees."""
-    per_group = operation.channels // operation.groups
-    each = operation.weights.shape[3]
-    first = group * group_channels
-    last = min(first + group_channels, operation.channels) - 1
-    return range(first // per_group * each, (last // per_group + 1) * each)
+    seen = operation.first_seen[group * group_channels : (group + 1) * group_channels]
+    return range(int(seen.min()), int(seen.max()) + operation.weights.shape[3])
 
 
 def packs(operation: Operation, config: EngineConfig, storage: Storage) -> bool:
@@ -888,7 +908,7 @@ def packs(operation: Operation, config: EngineConfig, storage: Storage) -> bool:
     return (
         config.packs > 0
         and (filled or operation.reduction % block == 0)
-        and operation.groups == 1
+        and operation.dense
         and operation.combine is Combine.NONE
         and operation.dilation[1] == 1
         and max(limits) <= 255

@@ -9,6 +9,7 @@ combined then.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -34,13 +35,18 @@ from bitwright.sim.graph import (
     Pad,
     Padding,
     Requantise,
+    Select,
     TensorInfo,
     Thresholds,
+    Upsample,
 )
 
 from .places import View
 
 __all__ = ["Operation", "lower"]
+
+_Moving = MaxPool | Pad | Concatenate | Select | Upsample
+"""Nodes that are the identity, elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,6 +86,12 @@ class Operation:
         Of a sum of two tensors, the place of the other one; `source` and it are the window.
     first_channel
         Of the output's channels the first that it makes, where others make the rest of them.
+    first_pixel, pixel_step
+        Of the output's pixels, along height and width, the first that it makes and how far the next one is,
+        where others make the rest of them.
+    starts, source_channels
+        Of a convolution whose output channels see inputs in no groups, the first input channel that each of
+        them sees, and how many the source has.
     tables, half_even, bounds, formats
         Of a sum: of each code of each source, in the order of its format's values, what it adds, with
         :data:`~bitwright.hw.quant.combine.FRACTION` bits behind the point; how the sum is rounded; the least
@@ -109,6 +121,10 @@ class Operation:
     bipolar: bool
     macs: int
     first_channel: int | None = None
+    first_pixel: tuple[int, int] = (0, 0)
+    pixel_step: tuple[int, int] = (1, 1)
+    starts: NDArray[np.int64] | None = None
+    source_channels: int | None = None
     second: str | None = None
     window: tuple[int, int] = (1, 1)
     window_step: tuple[int, int] = (1, 1)
@@ -133,7 +149,37 @@ class Operation:
     @property
     def input_channels(self) -> int:
         """C: channels of the source."""
+        if self.source_channels is not None:
+            return self.source_channels
         return int(self.weights.shape[3]) * self.groups
+
+    @property
+    def dense(self) -> bool:
+        """Whether every output channel sees all of the source's."""
+        return self.groups == 1 and self.starts is None
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether every output channel sees the source's channel of its number."""
+        return self.channels == self.groups == self.input_channels and self.starts is None
+
+    @property
+    def first_seen(self) -> NDArray[np.int64]:
+        """Of each output channel the first channel of the source that it sees."""
+        if self.starts is not None:
+            return self.starts
+        groups: NDArray[np.int64] = np.arange(self.channels) // (self.channels // self.groups)
+        return groups * int(self.weights.shape[3])
+
+    @property
+    def pads(self) -> bool:
+        """Whether a window reaches outside of the source."""
+        return any(side > 0 for sides in self.padding for side in sides)
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether each pixel sees that of its number only, as in a matrix product."""
+        return self.kernel == self.stride == (1, 1) and not any(map(any, self.padding))
 
     @property
     def reduction(self) -> int:
@@ -221,7 +267,7 @@ def lower(
                     operation = _pooled(operation, pool)
                 found.append(operation)
             case AveragePool():
-                found.append(_average(graph, node, views))
+                found += _average(graph, node, views)
             case MaxPool() if node.name not in absorbed:
                 found.append(
                     replace(
@@ -236,6 +282,12 @@ def lower(
                 found.append(_padded(graph, node, views, requantises))
             case Concatenate():
                 found += _joined(graph, node, views, requantises)
+            case Select():
+                _, _, _, channels = graph.tensors[node.input].canonical
+                identity = _identity(graph, node, node.input, views, requantises)
+                found.append(_selected(identity, np.array(node.channels), channels))
+            case Upsample():
+                found += _upsampled(graph, node, views, requantises)
             case Binary():
                 first, second = (graph.tensors[name] for name in node.inputs)
                 if (views[first.name].place, views[first.name].axes) != (
@@ -291,7 +343,7 @@ def _pooled(operation: Operation, pool: MaxPool) -> Operation:
 
 def _identity(
     graph: Graph,
-    node: MaxPool | Binary | Lookup | Pad | Concatenate,
+    node: _Moving | Binary | Lookup,
     source: str,
     views: Mapping[str, View],
     requantises: bool = True,
@@ -302,15 +354,23 @@ def _identity(
     """
     tensor, result = graph.tensors[source], graph.tensors[node.output]
     sums = isinstance(node, Binary | Lookup)
+    alone = (
+        sums
+        or isinstance(node, Select)
+        or (isinstance(node, Concatenate) and node.axis == result.channels_at)
+    )
     format = tensor.format
     if sums or not isinstance(format, Bipolar):
         format = _integers(tensor, node)
     batch, height, width, channels = tensor.canonical
-    if batch > 1 and sums:
-        # Element by element, all pixels are one line.
+    where = f"node '{node.name}'"
+    if not sums and tensor.canonical != views[source].place:
+        raise NetworkError(where, f"reads '{source}', whose axes are not those it was made with")
+    if batch > 1 and alone:
+        # Pixel by pixel, all of them are one line.
         batch, height, width = 1, 1, batch * height * width
-    if batch > 1 or (isinstance(node, MaxPool) and tensor.canonical != views[source].place):
-        raise NetworkError(f"node '{node.name}'", "pools a batch, or axes that are not those its input has")
+    if batch > 1:
+        raise NetworkError(where, f"reads a batch of {batch} maps", "the engine takes one at a time")
     quantiser: Requantise | Thresholds
     if isinstance(format, Int) and (sums or requantises or len(format.values) - 1 > MAX_THRESHOLDS):
         quantiser = Requantise(
@@ -345,44 +405,112 @@ def _identity(
     )
 
 
+def _selected(operation: Operation, channels: NDArray[np.int64], source_channels: int) -> Operation:
+    """Of an identity those channels, in that order; where a number is negative, of none of them."""
+    count = len(channels)
+    there = channels >= 0
+    # What sees nothing may look anywhere; what is near costs no further words.
+    nearest = np.maximum.accumulate(np.where(there, np.arange(count), -1))
+    nearest = np.where(nearest < 0, int(there.argmax()), nearest)
+    quantiser = operation.quantiser
+    if isinstance(quantiser, Requantise):
+        quantiser = replace(
+            quantiser,
+            multiplier=quantiser.multiplier[:1].repeat(count),
+            shift=quantiser.shift[:1].repeat(count),
+        )
+    elif isinstance(quantiser, Thresholds):
+        quantiser = replace(
+            quantiser,
+            levels=quantiser.levels[:1].repeat(count, axis=0),
+            descending=quantiser.descending[:1].repeat(count),
+        )
+    return replace(
+        operation,
+        weights=there.astype(np.int64)[:, None, None, None],
+        bias=np.zeros(count, np.int64),
+        quantiser=quantiser,
+        groups=1,
+        starts=channels[nearest],
+        source_channels=source_channels,
+    )
+
+
+def _canonical_axis(tensor: TensorInfo, axis: int) -> int:
+    """Which axis of the canonical shape an axis of a tensor is."""
+    if axis == tensor.channels_at:
+        return 3
+    # Of the others the last two are height and width; the first is the batch.
+    others = [each for each in range(len(tensor.shape)) if each != tensor.channels_at]
+    behind = len(others) - others.index(axis)
+    return 3 - behind if behind <= 2 and others[0] != axis else 0
+
+
 def _padded(graph: Graph, node: Pad, views: Mapping[str, View], requantises: bool) -> Operation:
-    """The identity, of a larger map."""
+    """The identity, of a larger map, or of a part of one; of other channels, too."""
     source, result = graph.tensors[node.input], graph.tensors[node.output]
     where = f"node '{node.name}'"
-    # What each axis of the canonical shape is padded by: where the source lies in that of the result.
-    inside = np.pad(np.ones((1, *source.shape), np.int64), ((0, 0), *node.padding))
-    there = np.argwhere(result.to_canonical(inside)[0])
-    padding = [
-        (int(first), int(size - 1 - last))
-        for first, last, size in zip(there.min(axis=0), there.max(axis=0), result.canonical, strict=True)
-    ]
-    if source.canonical[0] != 1 or any(padding[0]) or any(padding[3]):
-        raise NetworkError(where, "pads channels or the batch", "the engine pads height and width")
-    if source.canonical != views[node.input].place:
-        raise NetworkError(where, f"reads '{node.input}', whose axes are not those it was made with")
+    around = [(0, 0)] * 4
+    for axis, sides in enumerate(node.padding):
+        if any(sides):
+            around[_canonical_axis(source, axis)] = sides
+    if any(around[0]):
+        raise NetworkError(where, "pads the batch", "the engine pads height, width and channels")
     operation = _identity(graph, node, node.input, views, requantises)
-    return replace(operation, padding=(padding[1], padding[2]), pad_value=node.value)
+    operation = replace(operation, padding=(around[1], around[2]), pad_value=node.value)
+    if not any(around[3]):
+        return operation
+    if operation.pads and node.value != source.zero_point:
+        # What is beside the map is that code, what is beside the channels the zero point and a bias.
+        raise NetworkError(
+            where,
+            f"pads both the map and its channels with {node.value}, which is not 0",
+            "pad them one after the other",
+        )
+    count = result.canonical[3]
+    inside = np.arange(count) - around[3][0]
+    inside[(inside < 0) | (inside >= source.canonical[3])] = -1
+    operation = _selected(operation, inside, source.canonical[3])
+    return replace(operation, bias=np.where(inside < 0, node.value - source.zero_point, 0))
 
 
 def _joined(graph: Graph, node: Concatenate, views: Mapping[str, View], requantises: bool) -> list[Operation]:
-    """Of each input the identity, to channels of its own."""
+    """Of each input the identity, to channels, lines or pixels of its own."""
     result = graph.tensors[node.output]
-    where = f"node '{node.name}'"
-    if node.axis != result.channels_at:
-        raise NetworkError(where, f"joins along axis {node.axis}", "the engine joins channels")
+    axis = _canonical_axis(result, node.axis)
+    if axis == 0:
+        raise NetworkError(
+            f"node '{node.name}'",
+            f"joins along axis {node.axis}, the batch",
+            "the engine joins channels, height or width",
+        )
     found: list[Operation] = []
-    first = 0
-    for number, name in enumerate(node.inputs):
-        tensor = graph.tensors[name]
-        if tensor.canonical != views[name].place:
-            raise NetworkError(where, f"reads '{name}', whose axes are not those it was made with")
-        operation = _identity(graph, node, name, views, requantises)
-        found.append(replace(operation, name=f"{node.name}[{number}]", first_channel=first))
-        first += operation.channels
+    starts = node.starts(graph.tensors[name].shape[node.axis] for name in node.inputs)
+    for number, (name, start) in enumerate(zip(node.inputs, starts, strict=False)):
+        operation = replace(_identity(graph, node, name, views, requantises), name=f"{node.name}[{number}]")
+        if axis == 3:
+            found.append(replace(operation, first_channel=start))
+        else:
+            found.append(replace(operation, first_pixel=(start, 0) if axis == 1 else (0, start)))
     return found
 
 
-def _integers(tensor: TensorInfo, node: MaxPool | Binary | Lookup | Pad | Concatenate) -> Int:
+def _upsampled(graph: Graph, node: Upsample, views: Mapping[str, View], requantises: bool) -> list[Operation]:
+    """The identity as often as there are copies, each to every so manyth pixel."""
+    operation = _identity(graph, node, node.input, views, requantises)
+    copies = list(np.ndindex(*node.factors))
+    return [
+        replace(
+            operation,
+            name=f"{node.name}[{number}]" if len(copies) > 1 else node.name,
+            first_pixel=(int(line), int(pixel)),
+            pixel_step=node.factors,
+        )
+        for number, (line, pixel) in enumerate(copies)
+    ]
+
+
+def _integers(tensor: TensorInfo, node: _Moving | Binary | Lookup) -> Int:
     format = tensor.format
     if not isinstance(format, Int) or format.bits > 8:
         raise NetworkError(
@@ -512,22 +640,72 @@ def _product(graph: Graph, node: FullyConnected | Convolution, views: Mapping[st
 # Averages
 
 
-def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> Operation:
-    """A convolution of every channel with one weight, if a factor and a bias give the same codes."""
+def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> list[Operation]:
+    """Convolutions of every channel with one weight, if factors and biases give the same codes.
+
+    One for each rectangle of windows that cover equally many positions: a sum is divided by their number.
+    """
     where = f"node '{node.name}'"
-    source, result = graph.tensors[node.input], graph.tensors[node.output]
-    batch, height, width, channels = source.canonical
+    source = graph.tensors[node.input]
+    batch, height, width, _ = source.canonical
     if batch > 1 or source.canonical != views[node.input].place:
         raise NetworkError(where, "pools a batch, or axes that are not those its input was made with")
-    if len(node.tables) != 1:
-        raise NetworkError(
-            where,
-            "averages over windows of several sizes at the borders",
-            "the engine divides by one number: let padding count, or pool without padding",
-        )
     if max(*node.kernel, *node.stride) > 255:
         raise NetworkError(where, "has a kernel or stride above 255", "the engine counts so far")
-    ((count, table),) = node.tables.items()
+    counts = node.counts(height, width)
+    factors = {
+        count: _average_factor(graph, node, count, node.tables[count]) for count in np.unique(counts).tolist()
+    }
+    lines, columns = _runs(counts), _runs(counts.T)
+    found: list[Operation] = []
+    for line in lines:
+        for column in columns:
+            part = factors[int(counts[line.start, column.start])]
+            rows = _seen_taps(node, 0, line, height)
+            taps = _seen_taps(node, 1, column, width)
+            kernel = len(rows[0]), len(taps[0])
+            weight = int(part.weights[0, 0, 0, 0])
+            number = len(found)
+            found.append(
+                replace(
+                    part,
+                    name=node.name if len(lines) * len(columns) == 1 else f"{node.name}[{number}]",
+                    map=(height, width),
+                    weights=np.full((part.channels, *kernel, 1), weight),
+                    stride=node.stride,
+                    padding=(rows[1], taps[1]),
+                    first_pixel=(line.start, column.start),
+                )
+            )
+    return found
+
+
+def _runs(counts: NDArray[np.int64]) -> list[range]:
+    """Rows that follow each other and are equal."""
+    breaks = np.flatnonzero((counts[1:] != counts[:-1]).any(axis=1)) + 1
+    return [range(a, b) for a, b in pairwise([0, *breaks.tolist(), len(counts)])]
+
+
+def _seen_taps(node: AveragePool, axis: int, outputs: range, size: int) -> tuple[range, tuple[int, int]]:
+    """Of some outputs' windows along an axis the taps that any of them needs, and the padding that is left.
+
+    Padding is negative where they do not see all of the input.
+    """
+    kernel, stride = node.kernel[axis], node.stride[axis]
+    first = outputs.start * stride - node.padding[axis][0]
+    last = outputs[-1] * stride - node.padding[axis][0]
+    taps = range(kernel)
+    if not node.count_padding:
+        # What is outside in every one of them counts for nothing.
+        taps = range(max(0, -last), min(kernel, size - first))
+    return taps, (-first - taps.start, last + taps.stop - size)
+
+
+def _average_factor(graph: Graph, node: AveragePool, count: int, table: NDArray[np.int64]) -> Operation:
+    """A mean of so many codes, as of a window of one position."""
+    where = f"node '{node.name}'"
+    source, result = graph.tensors[node.input], graph.tensors[node.output]
+    channels = source.canonical[3]
     format = source.format
     if not isinstance(format, Int) or not isinstance(result.format, Int):
         raise NetworkError(where, f"averages {format}", "the engine averages integers")
@@ -539,15 +717,17 @@ def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> Oper
             break
     else:
         raise NetworkError(
-            where, "no factor of the engine gives the averages of the network's own arithmetic"
+            where,
+            "no factor of the engine gives the averages of the network's own arithmetic",
+            f"of {count} positions; pool windows of another size",
         )
     weight, quantiser, bias = found
     return Operation(
         name=node.name,
         source=node.input,
         output=node.output,
-        map=(height, width),
-        weights=np.full((channels, *node.kernel, 1), weight),
+        map=(1, 1),
+        weights=np.full((channels, 1, 1, 1), weight),
         weight_format=Int(8),
         bias=np.full(channels, bias),
         quantiser=replace(
@@ -557,11 +737,10 @@ def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> Oper
             low=quantiser.low + result_zero,
             high=quantiser.high + result_zero,
         ),
-        stride=node.stride,
-        padding=node.padding,
         groups=channels,
         zero_point=zero,
-        pad_value=source.zero_point,
+        # Padding that counts is real 0; otherwise it must add nothing.
+        pad_value=source.zero_point if node.count_padding else zero,
         result_zero_point=result_zero,
         bipolar=False,
         macs=0,

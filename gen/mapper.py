@@ -38,11 +38,14 @@ from bitwright.sim.graph import (
     Pad,
     Quantize,
     Reshape,
+    Select,
     Transpose,
+    Upsample,
     on_host,
 )
 
 from .fusion import alone, fusible, overlaps
+from .joins import apart, unaligned
 from .layer import Cut, Layer, Part, Tile, packs
 from .lowering import Operation, lower
 from .places import View, views
@@ -327,7 +330,7 @@ class _Mapper:
         starts, read, written = self._operands(layer, tile, part, regions.get(Buffer.ACTIVATIONS))
         after |= written
         groups = layer.row_groups(tile)
-        width = layer.result_words if cut.store_rows else layer.output_words(len(cols))
+        width = layer.row_words if cut.store_rows else layer.output_words(len(cols))
         output_key = (layer.operation.name, tile, None if cut.store_rows else cols)
         output = self.output.find(output_key)
         if output is None:
@@ -373,28 +376,34 @@ class _Mapper:
         if not drain or (cut.store_rows and cols.stop != layer.col_groups):
             return
 
-        first = tile.lines.start * layer.out_width + tile.pixels.start
         result = layer.result
-        address = result.address + first * result.stride
-        address += layer.granule(layer.first_group) * config.granule_bits // 8
-        address += config.granule(result.storage, layer.first_channel) * config.granule_bits // 8
+        offset = layer.granule(layer.first_group) * config.granule_bits // 8
+        offset += config.granule(result.storage, layer.first_channel) * config.granule_bits // 8
         if not cut.store_rows:
-            address += layer.granule(cols.start) * config.granule_bits // 8
-        block = self.block(address, tile.count * width)
-        if tile.count > 1 and width * config.bus_bytes != result.stride:
-            block |= {"row_beats": width, "stride": result.stride // config.bus_bytes}
-        after = {number}
+            offset += layer.granule(cols.start) * config.granule_bits // 8
         kept = layer.residence.result
         on_chip = self.rings[Buffer.ACTIVATIONS].find(kept) if kept is not None else None
-        if kept is not None and on_chip is not None:
-            after |= on_chip.before
-            block |= self._forwarding(kept, block, stored=layer.residence.stored)
-        store = self.schedule.add(Opcode.STORE, after, scratch=output.start, **block)
-        output.readers.add(store)
-        if on_chip is not None:
-            on_chip.writers.add(store)
-        places = (first * result.stride, (first + tile.count) * result.stride, store)
-        self.stores.setdefault(result.address, []).append(places)
+        for lines in [tile.lines] if layer.whole_map else [range(y, y + 1) for y in tile.lines]:
+            first = layer.stored_pixel(lines.start, tile.pixels.start)
+            end = layer.stored_pixel(lines[-1], tile.pixels[-1]) + 1
+            pixels = len(lines) * len(tile.pixels)
+            block = self.block(result.address + first * result.stride + offset, pixels * width)
+            pitch = (
+                result.stride // config.bus_bytes * (1 if layer.whole_map else layer.operation.pixel_step[1])
+            )
+            if pixels > 1 and width != pitch:
+                block |= {"row_beats": width, "stride": pitch}
+            after = {number}
+            if kept is not None and on_chip is not None:
+                after |= on_chip.before
+                block |= self._forwarding(kept, block, stored=layer.residence.stored)
+            begin = (lines.start - tile.lines.start) * len(tile.pixels) * width
+            store = self.schedule.add(Opcode.STORE, after, scratch=output.start + begin, **block)
+            output.readers.add(store)
+            if on_chip is not None:
+                on_chip.writers.add(store)
+            places = (first * result.stride, end * result.stride, store)
+            self.stores.setdefault(result.address, []).append(places)
 
     def _operands(
         self, layer: Layer, tile: Tile, part: Part, region: Region | None
@@ -483,7 +492,9 @@ def _check_support(graph: Graph) -> None:
             | Binary
             | Lookup
             | Pad
-            | Concatenate,
+            | Concatenate
+            | Select
+            | Upsample,
         )
         if not (known or on_host(node)):
             raise NetworkError(
@@ -517,6 +528,7 @@ def _place(
         for operation in operations
         if (place := found[operation.source].leader) not in written
         and reading.count(place) == 1
+        and found[operation.source].place == found[place].place
         and packs(operation, config, storages[place])
     }
     for operation in operations:
@@ -530,10 +542,8 @@ def _place(
             if found[source].leader in lines:
                 continue
             ask(source, prod(operation.map), operation.input_channels, operation.input_channels)
-        own = operation.channels
-        if operation.first_channel is not None:
-            own = found[operation.output].place[3]
-        ask(operation.output, prod(operation.result_map), own, channels)
+        whole = found[operation.output].place
+        ask(operation.output, prod(whole[:3]), whole[3], channels)
     for view in found.values():
         if view.leader not in asked:
             ask(view.leader, prod(view.place[:3]), view.place[3], view.place[3])
@@ -597,11 +607,18 @@ def _source(placement: Placement, operation: Operation) -> Placement:
 class _Prepared:
     """What is to be done, and where everything lies, before it is cut into tiles."""
 
+    graph: Graph
     config: EngineConfig
     image: Image
     operations: Sequence[Operation]
+    views: Mapping[str, View]
     precisions: Mapping[str, Precision]
+    storages: Mapping[str, Storage]
     placements: dict[str, Placement]
+
+    def unaligned(self) -> dict[str, int]:
+        """Joins that no store can make as they are; see :func:`~bitwright.gen.joins.unaligned`."""
+        return unaligned(self.graph, self.config, self.operations, self.views, self.storages)
 
     def layer(self, operation: Operation) -> Layer:
         """An operation where its tensors lie."""
@@ -673,7 +690,7 @@ def _prepared_with(
     precisions, storages = choose_precisions(graph, config, operations, there)
     image = Image(config)
     placements = _place(graph, config, image, operations, there, storages)
-    return _Prepared(config, image, operations, precisions, placements)
+    return _Prepared(graph, config, image, operations, there, precisions, storages, placements)
 
 
 def compile_graph(
@@ -704,6 +721,8 @@ def compile_graph(
     """
     _check_support(graph)
     prepared = _prepared(graph, config)
+    while units := prepared.unaligned():
+        prepared = _prepared(apart(prepared.graph, units), config)
     image, placements = prepared.image, prepared.placements
     mapper = _Mapper(config, image)
     plans: list[tuple[str, int, int, str, str]] = []
@@ -739,6 +758,7 @@ def compile_graph(
     placements = {
         name: replace(placement, stored=placement.address not in on_chip)
         for name, placement in placements.items()
+        if name in graph.tensors  # and none of the mapper's own
     }
     instructions = mapper.schedule.finish(config)
     address = image.put(b"".join(instruction.encode() for instruction in instructions))

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bitwright.sim.graph import Graph, NetworkError, Reshape, TensorInfo, Transpose, on_host, same_order
+from bitwright.sim.graph import Graph, NetworkError, Reshape, TensorInfo, Transpose, on_host
 
 __all__ = ["View", "views"]
 
@@ -77,8 +77,9 @@ def views(graph: Graph) -> dict[str, View]:
             continue
         source = found[node.input]
         axes = _axes(tensor)
-        if tensor.canonical == source.place and axes is not None and _relabels(graph, node):
-            found[name] = View(source.leader, source.place, axes)
+        if axes is not None and _stays(graph, node, source):
+            # The same pixels, perhaps in lines of another length.
+            found[name] = View(source.leader, tensor.canonical, axes)
         elif isinstance(node, Reshape):
             found[name] = View(source.leader, source.place, source.axes)
         else:
@@ -111,5 +112,14 @@ def _look_as_read(graph: Graph, found: dict[str, View]) -> None:
             found.update({name: View(place, canonical, axes) for name in sharing})
 
 
-def _relabels(graph: Graph, node: Reshape | Transpose) -> bool:
-    return same_order(node, graph.tensors[node.input], graph.tensors[node.output])
+def _stays(graph: Graph, node: Reshape | Transpose, view: View) -> bool:
+    """Whether what a node makes has its source's channels, and its elements in the order of the memory."""
+    source, result = graph.tensors[node.input], graph.tensors[node.output]
+    if result.canonical[3] != view.place[3]:
+        return False
+    elements = np.arange(source.size).reshape(1, *source.shape)
+    if isinstance(node, Transpose):
+        moved = elements.transpose(0, *(1 + axis for axis in node.axes))
+    else:
+        moved = elements.reshape(1, *result.shape)
+    return bool((view.restore(elements).ravel() == result.to_canonical(moved).ravel()).all())

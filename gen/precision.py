@@ -95,7 +95,7 @@ def choose_precisions(
 
 def _padding_fits(operation: Operation, tensor: TensorInfo, stored: Format) -> bool:
     """Whether what an operation pads with can be stored; it need not be one of the tensor's codes."""
-    if not any(map(sum, operation.padding)) or tensor.format is None:
+    if not operation.pads or tensor.format is None:
         return True
     affine = affine_of(tensor.format, stored)
     if affine is None:
@@ -161,7 +161,7 @@ def parts(layer: Layer) -> list[tuple[Operation, Precision, int]]:
     """
     config, operation = layer.config, layer.operation
     whole = [(operation, layer.precision, 0)]
-    if operation.groups > 1 or operation.combine is Combine.SUM:
+    if not operation.dense or operation.combine is Combine.SUM:
         return whole
     unit = next(
         (
@@ -205,11 +205,11 @@ def _unfit(operation: Operation, config: EngineConfig, precision: Precision) -> 
     if has_zero(format):
         return None
     elements = config.unit.stored_steps(precision).size
-    if operation.groups > 1:
+    if not operation.dense:
         return f"{format} weights have no zero to keep groups of channels apart", "choose a wider precision"
     # What the host has filled a word up with is 0, and 0 times any weight is none.
     nothing = operation.zeros_behind and isinstance(precision.activation, Int)
-    if operation.input_channels % elements and not (nothing and not any(map(sum, operation.padding))):
+    if operation.input_channels % elements and not (nothing and not operation.pads):
         return (
             f"{format} weights have no zero to fill up dot products of {operation.input_channels} terms",
             f"they must be a multiple of {elements}: choose another number of lanes",

@@ -45,9 +45,11 @@ from bitwright.sim.graph import (
     Quantize,
     Requantise,
     Reshape,
+    Select,
     TensorInfo,
     Thresholds,
     Transpose,
+    Upsample,
     printable,
 )
 
@@ -273,7 +275,7 @@ def _codes_made(info: TensorInfo, writer: Node | None) -> tuple[int, int]:
     return format.min, format.max
 
 
-_Moving = Reshape | Transpose | MaxPool | Pad | Concatenate
+_Moving = Reshape | Transpose | MaxPool | Pad | Concatenate | Select | Upsample
 """Nodes whose output holds codes of their inputs, so that all of these change in the same way."""
 
 

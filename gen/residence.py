@@ -78,6 +78,7 @@ def _tensor(layers: Sequence[Layer], index: int) -> _Tensor | None:
     whole = (
         layer.operation.quantiser is not None
         and layer.operation.first_channel is None
+        and layer.whole_map
         and not layer.result.lines
         # What is written is all that a pixel has room for: nobody reads what was there before.
         and layer.result_words == layer.output_words(layer.col_groups)

@@ -709,8 +709,7 @@ def _roughly(graph: Graph, config: EngineConfig, needed: Mapping[str, Precision]
         taps, group = prod(operation.kernel), config.group_channels
         drain = config.cols // config.requantisers * config.unit.outputs
         shared = (operation.kernel[1] - operation.stride[1]) * operation.kernel[0]
-        depthwise = operation.channels == operation.groups == operation.input_channels
-        if depthwise and operation.combine is Combine.NONE and 0 <= shared < config.chained:
+        if operation.depthwise and operation.combine is Combine.NONE and 0 <= shared < config.chained:
             # A chain plays what a pixel does not share with the one before.
             taps, group = taps - shared, config.chained
             drain = config.chained // config.requantisers
@@ -719,7 +718,7 @@ def _roughly(graph: Graph, config: EngineConfig, needed: Mapping[str, Precision]
         groups = -(-operation.channels // group)
         compute = -(-pixels // config.rows) * groups * max(steps * len(schedule.beats), drain)
         # The feeder brings a word per cycle, to one row at a time.
-        fill = pixels * taps * spans * schedule.activation_words * (1 if operation.groups == 1 else groups)
+        fill = pixels * taps * spans * schedule.activation_words * (1 if operation.dense else groups)
         bits = groups * steps * schedule.weight_words * config.weight_word_bits
         bits += sum(
             prod(each) * -(-channels // block) * schedule.activation_words * config.activation_word_bits

@@ -25,7 +25,15 @@ from bitwright.sim.graph import (
     TensorInfo,
 )
 
-__all__ = ["ConvolutionShape", "random_cnn", "random_input", "random_mlp", "random_residual"]
+__all__ = [
+    "ConvolutionShape",
+    "mean_away",
+    "random_cnn",
+    "random_input",
+    "random_mlp",
+    "random_residual",
+    "spread",
+]
 
 
 def random_mlp(
@@ -69,7 +77,7 @@ def random_mlp(
     for index, (terms, columns) in enumerate(pairwise(sizes)):
         format = weight_formats[index]
         weights = rng.choice(format.values, (columns, terms))
-        bias, quantiser = _spread(
+        bias, quantiser = spread(
             rng, weights, tensors[index], tensors[index + 1], rounding=rounding, relu=index % 2 == 1
         )
         nodes.append(
@@ -170,7 +178,7 @@ def random_cnn(
             **fields,  # type: ignore[arg-type]
         )
         tensors.append(tensor(index + 1, *blank.positions(height, width), channels))
-        bias, quantiser = _spread(
+        bias, quantiser = spread(
             rng, weights.reshape(channels, -1), source, tensors[-1], rounding=rounding, relu=index % 2 == 1
         )
         nodes.append(replace(blank, bias=bias, quantiser=quantiser))
@@ -245,7 +253,7 @@ def random_residual(
         )
         result = tensor(node.output, (*node.positions(height, width), count))
         flat = node.weights.reshape(count, -1)
-        bias, quantiser = _spread(rng, flat, source, result, rounding=rounding, relu=relu)
+        bias, quantiser = spread(rng, flat, source, result, rounding=rounding, relu=relu)
         nodes.append(replace(node, bias=bias, quantiser=quantiser))
         return result
 
@@ -281,18 +289,12 @@ def random_residual(
         x = convolve(x, "point", ConvolutionShape())
     mean = tensor("mean_out", (1, 1, 2 * channels), x)
     average = AveragePool(name="mean", input=x.name, output=mean.name, kernel=x.canonical[1:3])
-
-    def rounded(sums: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-        # Halves away from zero, as TFLite does
-        size: NDArray[np.int64] = (np.abs(sums) + count // 2) // count
-        return np.where(sums < 0, -size, size)
-
-    nodes.append(average.tabulated(x, rounded))
+    nodes.append(average.tabulated(x, mean_away))
     flat = tensor("flat_out", (2 * channels,), mean)
     nodes.append(Reshape(name="flat", input=mean.name, output=flat.name))
     last = tensor("y", (classes,))
     weights = rng.integers(-127, 128, (classes, 2 * channels))
-    bias, quantiser = _spread(rng, weights, flat, last, rounding=rounding, relu=False)
+    bias, quantiser = spread(rng, weights, flat, last, rounding=rounding, relu=False)
     nodes.append(
         FullyConnected(
             name="classes",
@@ -308,7 +310,13 @@ def random_residual(
     return Graph(name=name, tensors=tensors, nodes=tuple(nodes), input="x", output="y")
 
 
-def _spread(
+def mean_away(sums: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Sums divided by how many numbers they are of, halves away from zero, as TFLite does."""
+    size: NDArray[np.int64] = (np.abs(sums) + count // 2) // count
+    return np.where(sums < 0, -size, size)
+
+
+def spread(
     rng: np.random.Generator,
     weights: NDArray[np.int64],
     source: TensorInfo,
@@ -317,7 +325,21 @@ def _spread(
     rounding: Rounding,
     relu: bool,
 ) -> tuple[NDArray[np.int64], Requantise]:
-    """Bias and quantiser by which results of uniform inputs spread over the output's range."""
+    """Bias and quantiser by which results of uniform inputs spread over the output's range.
+
+    Parameters
+    ----------
+    rng
+        Random numbers.
+    weights
+        N × K.
+    source, result
+        What is read and made.
+    rounding
+        Of the requantisation.
+    relu
+        Whether results below real 0 are clipped.
+    """
     before, after = source.format, result.format
     assert before is not None
     assert after is not None

@@ -34,10 +34,12 @@ from .graph import (
     Requantise,
     Reshape,
     RoundingMode,
+    Select,
     Softmax,
     TensorInfo,
     Thresholds,
     Transpose,
+    Upsample,
 )
 
 __all__ = [
@@ -219,9 +221,26 @@ def compute(graph: Graph, node: Node, values: Mapping[str, NDArray[Any]]) -> NDA
         case Lookup():
             y = node.table[_places(x, source)]
         case Concatenate():
-            y = np.concatenate(xs, axis=1 + node.axis)
+            y = _joined(node, xs, info)
         case Pad():
-            y = np.pad(x, ((0, 0), *node.padding), constant_values=node.value)
+            cropped = x[
+                (
+                    slice(None),
+                    *(
+                        slice(max(-before, 0), size - max(-after, 0))
+                        for size, (before, after) in zip(source.shape, node.padding, strict=True)
+                    ),
+                )
+            ]
+            around = [(max(before, 0), max(after, 0)) for before, after in node.padding]
+            y = np.pad(cropped, ((0, 0), *around), constant_values=node.value)
+        case Select():
+            y = np.take(x, node.channels, axis=1 + source.channels_at)
+        case Upsample():
+            maps = source.to_canonical(x)
+            for axis, factor in zip((2, 3), node.factors, strict=True):
+                maps = maps.repeat(factor, axis=axis)
+            y = info.from_canonical(maps)
         case Softmax():
             y = _softmax(node, x, source, info)
         case ArgMax():
@@ -444,6 +463,15 @@ def _average_pool(node: AveragePool, x: NDArray[Any], source: TensorInfo, result
         here = counts == count
         codes[:, here] = node.tables[count][sums[:, here] - count * source.format.min]
     return result.from_canonical(codes)
+
+
+def _joined(node: Concatenate, xs: list[NDArray[Any]], info: TensorInfo) -> NDArray[Any]:
+    at = 1 + node.axis
+    *starts, _ = node.starts(x.shape[at] for x in xs)
+    y = np.full((len(xs[0]), *info.shape), info.zero_point, xs[0].dtype)
+    for start, x in zip(starts, xs, strict=True):
+        np.moveaxis(y, at, 0)[start : start + x.shape[at]] = np.moveaxis(x, at, 0)
+    return y
 
 
 def _places(x: NDArray[Any], info: TensorInfo) -> NDArray[np.int64]:

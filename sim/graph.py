@@ -4,7 +4,7 @@ Tensors hold integer codes; a code ``q`` stands for the real number ``scale * (q
 tensors occur only at the edges, where the host quantises the input and dequantises the output.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from types import MappingProxyType
@@ -44,11 +44,13 @@ __all__ = [
     "Requantise",
     "Reshape",
     "RoundingMode",
+    "Select",
     "Softmax",
     "SoftmaxArithmetic",
     "TensorInfo",
     "Thresholds",
     "Transpose",
+    "Upsample",
     "average_tables",
     "on_host",
     "printable",
@@ -806,26 +808,77 @@ class Concatenate:
         Tensors with the format, scale and zero point of the output.
     axis
         Which axis of the shape they follow each other along; not negative.
+    align
+        Each input but the first begins at a multiple of so many elements; what lies between them is the zero
+        point.
     """
 
     name: str
     inputs: tuple[str, ...]
     output: str
     axis: int
+    align: int = 1
 
     def __post_init__(self) -> None:
         if not self.inputs:
             raise NetworkError(f"node '{self.name}'", "has no inputs")
+        if self.align < 1:
+            raise NetworkError(f"node '{self.name}'", f"cannot begin inputs at multiples of {self.align}")
+
+    def starts(self, sizes: Iterable[int]) -> list[int]:
+        """Where on the axis each input begins, given their sizes there, and last where the output ends."""
+        found, end = [], 0
+        for size in sizes:
+            start = -(-end // self.align) * self.align
+            found.append(start)
+            end = start + size
+        return [*found, end]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Select(_OneInput):
+    """Some channels, in any order, also several times: ``output[..., n] = input[..., channels[n]]``.
+
+    Parameters
+    ----------
+    channels
+        For each channel of the output, that of the input.
+    """
+
+    name: str
+    input: str
+    output: str
+    channels: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upsample(_OneInput):
+    """Every position several times, along height and width: ``output[y, x] = input[y // f, x // g]``.
+
+    Parameters
+    ----------
+    factors
+        f and g.
+    """
+
+    name: str
+    input: str
+    output: str
+    factors: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        if len(self.factors) != 2 or min(self.factors) < 1:
+            raise NetworkError(f"node '{self.name}'", f"repeats positions {self.factors} times")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pad(_OneInput):
-    """A constant code around the input.
+    """A constant code around the input, or a part of the input.
 
     Parameters
     ----------
     padding
-        Positions added before and behind, for each axis of the shape.
+        Positions added before and behind, for each axis of the shape; so many are left out if negative.
     value
         The code.
     """
@@ -917,9 +970,11 @@ Node: TypeAlias = (
     | Concatenate
     | Pad
     | Reshape
-    | Transpose
+    | Select
     | Softmax
     | ArgMax
+    | Transpose
+    | Upsample
 )
 
 
@@ -1024,7 +1079,7 @@ class Graph:
                 _check_pool(node, source, result, require)
             case Binary() | Lookup():
                 _check_tabulated(node, sources, result, require)
-            case Reshape() | Transpose() | Pad():
+            case Reshape() | Transpose() | Pad() | Select() | Upsample():
                 _check_moved(node, source, result, require)
             case Concatenate():
                 _check_concatenate(node, sources, result, require)
@@ -1135,9 +1190,34 @@ def _check_tabulated(
 
 
 def _check_moved(
-    node: Reshape | Transpose | Pad, source: TensorInfo, result: TensorInfo, require: _Require
+    node: Reshape | Transpose | Pad | Select | Upsample,
+    source: TensorInfo,
+    result: TensorInfo,
+    require: _Require,
 ) -> None:
     match node:
+        case Select():
+            _check_same_codes(source, result, "channels", require)
+            *outer, count = source.canonical
+            require(
+                all(channel in range(count) for channel in node.channels),
+                f"selects channels {node.channels} of {count}",
+            )
+            expected = (*outer, len(node.channels))
+            require(
+                result.canonical == expected,
+                f"makes {expected} of batch, height, width and channels, "
+                f"but its output has {result.canonical}",
+            )
+        case Upsample():
+            _check_same_codes(source, result, "size", require)
+            batch, height, width, count = source.canonical
+            expected = (batch, height * node.factors[0], width * node.factors[1], count)
+            require(
+                result.canonical == expected,
+                f"makes {expected} of batch, height, width and channels, "
+                f"but its output has {result.canonical}",
+            )
         case Reshape():
             require(
                 source.size == result.size,
@@ -1156,7 +1236,10 @@ def _check_moved(
             _check_same_codes(source, result, "shape", require)
             require(
                 len(node.padding) == len(source.shape)
-                and all(len(pad) == 2 and min(pad) >= 0 for pad in node.padding),
+                and all(
+                    len(pad) == 2 and size + min(*pad, sum(pad)) > 0
+                    for size, pad in zip(source.shape, node.padding, strict=False)
+                ),
                 f"padding {node.padding} is not two counts for each axis of {source.shape}",
             )
             expected = tuple(size + sum(pad) for size, pad in zip(source.shape, node.padding, strict=True))
@@ -1180,7 +1263,7 @@ def _check_concatenate(
             f"cannot join {tensor.shape} to {result.shape} along axis {axis}",
         )
     require(
-        sum(tensor.shape[axis] for tensor in sources) == result.shape[axis],
+        node.starts(tensor.shape[axis] for tensor in sources)[-1] == result.shape[axis],
         f"its inputs do not add up to {result.shape} along axis {axis}",
     )
     require(

@@ -342,6 +342,8 @@ class _Importer:
         counts = self._constant(operator.inputs[1], where)
         if counts.shape != (len(source.shape), 2):
             raise NetworkError(where, f"its padding has shape {counts.shape}", _AGAIN)
+        if counts.min() < 0:
+            raise NetworkError(where, "pads by less than nothing, which TFLite does not either", _AGAIN)
         value = result.zero_point
         if operator.op == "PADV2":
             constant = self._uniform(operator.inputs[2], where)

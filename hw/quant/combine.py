@@ -43,15 +43,18 @@ class _Lane(wiring.Component):
         Width of a result.
     entries
         Values held.
+    repeats
+        Whether an entry may come twice in a row.
     maximum
         Whether it can take the greatest.
     tables
         The tables' geometry, where it can add up.
     """
 
-    def __init__(self, *, bits: int, entries: int, maximum: bool, tables: Geometry | None):
+    def __init__(self, *, bits: int, entries: int, repeats: bool, maximum: bool, tables: Geometry | None):
         self.bits = bits
         self.entries = entries
+        self.repeats = repeats
         self.maximum = maximum
         self.tables = tables
         ports: dict[str, Any] = {
@@ -115,7 +118,10 @@ class _Lane(wiring.Component):
                 ram.write_data.eq(result),
                 ram.read_address.eq(self.next_entry),
             ]
-            m.d.sync += held.eq(Mux(self.begins, 0, ram.read_data))
+            read = ram.read_data
+            if self.repeats:
+                read = Mux(self.update & (self.entry == self.next_entry), result, read)
+            m.d.sync += held.eq(Mux(self.begins, 0, read))
         else:
             with m.If(self.begins):
                 m.d.sync += held.eq(0)
@@ -161,7 +167,8 @@ class Combiner(wiring.Component):
     complement where the format has negative values, 0 and 1 where it is bipolar. A sum of one is a function
     of one operand, of two a sum of operands with scales of their own.
 
-    Results of a window follow each other. What is held in between is one value per word of columns and lane.
+    Results of a window follow each other. What is held in between is one value per word of columns and lane,
+    and of units of several outputs, whose results take turns, of each output.
 
     ::
 
@@ -170,7 +177,8 @@ class Combiner(wiring.Component):
         other   key       delayed  max(held, key)    delayed  code    output
 
     Without sums the loop is in cycle 1, and the output in cycle 2. Elements may follow each other in every
-    cycle; entries, where there are several, take turns. Whatever is made of elements takes equally long.
+    cycle; words of columns, where there are several, take turns. Whatever is made of elements takes equally
+    long.
 
     Parameters
     ----------
@@ -182,7 +190,7 @@ class Combiner(wiring.Component):
     values, valid : results of one element, and that there is one
     result : mode, by its place among the configuration's
     first : the element is in the first row of its window
-    entry : word of columns, by its place in a row
+    entry : word of columns, by its place in a row, and above its :attr:`words_bits` which of a unit's outputs
     combine : what is made of them, see :class:`~bitwright.hw.sched.isa.Combine`; one the engine lacks is none
     half_even : how the element :data:`ROUNDING` cycles ago is rounded
     low, high : bounds of the element :data:`BOUNDS` cycles ago, as they are stored
@@ -209,6 +217,11 @@ class Combiner(wiring.Component):
             raise ValueError("The configuration combines no results")
         self.config = config
         self.latency = self.latency_of(config)
+        self.words_bits = (config.channel_words_per_drain - 1).bit_length()
+        """Width of a word's place in a row."""
+        outputs = config.unit.outputs
+        self.entries = outputs << self.words_bits if outputs > 1 else config.channel_words_per_drain
+        """Values that are held: one for each word of a row, of each output of the units."""
         lanes = data.ArrayLayout(config.result_bits, config.requantisers)
         self.tables = geometries(config).get(Buffer.TABLES)
         ports: dict[str, Any] = {
@@ -216,7 +229,7 @@ class Combiner(wiring.Component):
             "valid": In(1),
             "result": In((len(config.modes) - 1).bit_length()),
             "first": In(1),
-            "entry": In((config.channel_words_per_drain - 1).bit_length()),
+            "entry": In((self.entries - 1).bit_length()),
             "combine": In(2),
             "o": Out(lanes),
         }
@@ -270,7 +283,8 @@ class Combiner(wiring.Component):
         for index in range(config.requantisers):
             lane = _Lane(
                 bits=bits,
-                entries=config.channel_words_per_drain,
+                entries=self.entries,
+                repeats=config.channel_words_per_drain == 1,
                 maximum="maximum" in config.combined,
                 tables=self.tables,
             )

@@ -29,13 +29,15 @@ class DrainJob(data.StructLayout):
 
     Where the configuration combines results: ``combine`` what is made of them
     (:class:`~bitwright.hw.sched.isa.Combine`), ``position`` the place in its window of the job's first row
-    of units, ``window`` rows of units of a window, less 1. Where it adds them up: ``low``, ``high`` bounds
-    of the result, as stored, ``half_even`` that it is rounded half to even.
+    of units, ``window`` rows of units of a window, less 1, and where units have several outputs ``part``,
+    which of these it is. Where it adds them up: ``low``, ``high`` bounds of the result, as stored,
+    ``half_even`` that it is rounded half to even.
     """
 
     def __init__(self, config: EngineConfig):
         granule_bits = (config.output_depth * config.granules_per_word - 1).bit_length()
         channel_bits = max(1, (config.channel_depth // config.requantisers - 1).bit_length())
+        parts = config.unit.outputs
         super().__init__(
             {
                 "output": granule_bits,
@@ -47,6 +49,7 @@ class DrainJob(data.StructLayout):
                 "post": 3,
                 **({"narrow": 1} if config.chained else {}),
                 **({"combine": 2, "position": 8, "window": 8} if config.combined else {}),
+                **({"part": (parts - 1).bit_length()} if config.combined and parts > 1 else {}),
                 **({"low": 8, "high": 8, "half_even": 1} if "sum" in config.combined else {}),
             }
         )
@@ -172,7 +175,8 @@ class QuantPipeline(wiring.Component):
         # accumulators are stored in each.
         scaled = of_mode([kind == "requantise" for kind in kinds], working.result)
         counted = of_mode([kind == "thresholds" for kind in kinds], working.result)
-        raw = of_mode([kind == "accumulators" for kind in kinds], working.result)
+        # One bit, also where no mode is: it is inverted below.
+        raw = of_mode([kind == "accumulators" for kind in kinds], working.result, 1)
         pulse = Mux(raw, 1, Mux(counted, last_phase, phase == 0))
 
         # Results of an element fill a granule or more; or of so many elements one; or of all in a row planes.
@@ -293,8 +297,12 @@ class QuantPipeline(wiring.Component):
             )
         )
         ending = (column == words - 1) & (last_row | working.empty) if config.planar else element_end
-        # Values that stay for all phases of an element may be taken later than with its first.
+        # Elements come so many cycles apart, unless those that count in their last phase are followed by
+        # those that count in their first. Values that stay for all phases may be taken later than with the
+        # first.
         every = min(1 if mode.quantiser == "accumulators" else mode.phases for mode in modes)
+        if len(set(kinds)) > 1:
+            every = 1
         held = every if set(kinds) == {"requantise"} else 1
 
         def of_element(value: Value, stages: int, name: str) -> Value:
@@ -340,6 +348,9 @@ class QuantPipeline(wiring.Component):
             return m
 
         m.submodules.combiner = combiner = Combiner(config)
+        entry = column[: combiner.words_bits]
+        if config.unit.outputs > 1:
+            entry = Cat(entry, working.part)
         m.d.comb += [
             element.last.eq(window_last),
             packer.valid.eq(elements[write] & (written.last | written.empty)),
@@ -348,7 +359,7 @@ class QuantPipeline(wiring.Component):
             combiner.valid.eq(elements[arrive]),
             combiner.result.eq(result),
             combiner.first.eq(of_element(window_first, arrive, "arriving_first")),
-            combiner.entry.eq(of_element(column[: len(combiner.entry)], arrive, "arriving_entry")),
+            combiner.entry.eq(of_element(entry, arrive, "arriving_entry")),
             packer.values.eq(combiner.o),
         ]
 

@@ -407,6 +407,10 @@ class ComputeUnit(wiring.Component):
                 job.position.eq(position),
                 job.window.eq(window.size),
             ]
+            if config.unit.outputs > 1:
+                # As outputs come one after the other, so many of the step's beats have ended one before.
+                ended = [sum(schedule.ends[:index]) for schedule, index in table]
+                m.d.comb += job.part.eq(of_beat(ended, len(job.part)))
         if "sum" in config.combined:
             m.d.comb += [job.low.eq(window.low), job.high.eq(window.high), job.half_even.eq(window.half_even)]
         # Addresses

@@ -7,7 +7,7 @@ import pytest
 
 from bitwright.gen.lowering import Operation, lower, separated
 from bitwright.gen.places import views
-from bitwright.gen.synthetic import ConvolutionShape, random_cnn, random_mlp
+from bitwright.gen.synthetic import ConvolutionShape, mean_away, random_cnn, random_mlp
 from bitwright.hw.formats import Bipolar, Int
 from bitwright.hw.quant.arithmetic import requantise
 from bitwright.hw.quant.combine import FRACTION
@@ -15,16 +15,21 @@ from bitwright.hw.sched.isa import Combine
 from bitwright.sim.graph import (
     AveragePool,
     Binary,
+    Concatenate,
     FullyConnected,
     Graph,
     Lookup,
     MaxPool,
     NetworkError,
     Node,
+    Pad,
+    Padding,
     Requantise,
     Reshape,
+    Select,
     TensorInfo,
     Thresholds,
+    Upsample,
 )
 
 CODES = np.arange(-128, 128)
@@ -240,6 +245,159 @@ def test_averages_that_no_factor_gives() -> None:
     bent[len(bent) // 2 :: 2] = -128
     with pytest.raises(NetworkError, match=r"node 'pool'.*no factor"):
         lowered(tensors, replace(node, tables={count: bent}))
+
+
+def border(
+    size: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], padding: Padding, **changes: bool
+) -> tuple[AveragePool, list[TensorInfo]]:
+    node = AveragePool(
+        name="pool", input="x", output="y", kernel=kernel, stride=stride, padding=padding, **changes
+    )
+    x = tensor("x", 1, *size, 2, zero_point=3)
+    y = tensor("y", 1, *node.positions(*size), 2, zero_point=3)
+    return node.tabulated(x, mean_away), [x, y]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "padding", "parts"),
+    [
+        ((5, 6), (3, 3), (1, 1), ((1, 1), (1, 1)), 9),
+        # TFLite's SAME, where all that is left over lies behind
+        ((6, 6), (3, 2), (2, 2), ((0, 1), (0, 0)), 2),
+        # Windows that cover equally many positions, but other ones
+        ((2, 4), (5, 1), (1, 1), ((2, 2), (0, 0)), 1),
+        ((7, 1), (4, 1), (3, 1), ((2, 3), (0, 0)), 3),
+    ],
+)
+def test_averages_at_the_border(
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: Padding,
+    parts: int,
+) -> None:
+    """Every output is made once, of the positions that its window covers, and divided by their number."""
+    node, tensors = border(size, kernel, stride, padding)
+    operations = lowered(tensors, node)
+    assert len(operations) == parts
+    counts = node.counts(*size)
+    made = np.zeros(counts.shape, np.int64)
+    inside = np.pad(np.ones(size, np.int64), 20)
+    for operation in operations:
+        # Raw sums: what is beside the map adds nothing.
+        assert operation.pad_value == operation.zero_point
+        for index in np.ndindex(*operation.result_map):
+            at = tuple(np.add(operation.first_pixel, index))
+            made[at] += 1
+            first = [
+                20 + index[axis] * operation.stride[axis] - operation.padding[axis][0] for axis in (0, 1)
+            ]
+            seen = inside[
+                first[0] : first[0] + operation.kernel[0], first[1] : first[1] + operation.kernel[1]
+            ]
+            assert seen.sum() == counts[at]
+            # The table of that count, for a sum of the greatest codes
+            quantiser = operation.quantiser
+            assert isinstance(quantiser, Requantise)
+            total = counts[at] * (127 - operation.zero_point) * int(operation.weights.flat[0])
+            made_code = requantise(
+                total + int(operation.bias[0]),
+                int(quantiser.multiplier[0]),
+                int(quantiser.shift[0]),
+                quantiser.rounding,
+            )
+            assert made_code + operation.result_zero_point == node.tables[int(counts[at])][-1]
+    assert (made == 1).all()
+
+
+def test_padding_that_counts_needs_no_parts() -> None:
+    node, tensors = border((5, 5), (3, 3), (1, 1), ((1, 1), (1, 1)), count_padding=True)
+    (operation,) = lowered(tensors, node)
+    assert (operation.kernel, operation.padding, operation.pad_value) == ((3, 3), ((1, 1), (1, 1)), 3)
+
+
+@pytest.mark.parametrize("count", [*range(1, 26), 36, 49, 64, 98, 120])
+def test_means_as_tflite_rounds_them(count: int) -> None:
+    """There is a factor for every number of positions that windows usually have."""
+    node, tensors = border((1, count), (1, count), (1, 1), ((0, 0), (0, 0)))
+    assert len(lowered(tensors, node)) == 1
+
+
+# What only moves
+
+
+def test_selected_channels() -> None:
+    x, y = tensor("x", 1, 2, 3, 4, zero_point=5), tensor("y", 1, 2, 3, 5, zero_point=5)
+    (operation,) = lowered([x, y], Select(name="n", input="x", output="y", channels=(3, 0, 0, 2, 1)))
+    assert (operation.channels, operation.input_channels, operation.reduction) == (5, 4, 1)
+    assert operation.first_seen.tolist() == [3, 0, 0, 2, 1]
+    assert (operation.weights == 1).all()
+    assert not operation.dense
+    assert not operation.depthwise
+
+
+def test_padded_channels() -> None:
+    """Channels that are not there have no weight, and a bias; others may be left out."""
+    x, y = tensor("x", 1, 2, 3, 4, zero_point=5), tensor("y", 1, 2, 3, 6, zero_point=5)
+    padding = ((0, 0), (0, 0), (0, 0), (3, -1))
+    (operation,) = lowered([x, y], Pad(name="n", input="x", output="y", padding=padding, value=-9))
+    assert operation.weights.ravel().tolist() == [0, 0, 0, 1, 1, 1]
+    assert operation.bias.tolist() == [-14, -14, -14, 0, 0, 0]
+    assert operation.first_seen[3:].tolist() == [0, 1, 2]
+    padding = ((0, 0), (1, 0), (0, 0), (1, 1))
+    y = replace(y, shape=(1, 3, 3, 6))
+    with pytest.raises(NetworkError, match=r"node 'n'.*pads both the map and its channels with -9"):
+        lowered([x, y], Pad(name="n", input="x", output="y", padding=padding, value=-9))
+
+
+def test_a_part_of_a_map() -> None:
+    x, y = tensor("x", 1, 6, 5, 4), tensor("y", 1, 3, 7, 4)
+    padding = ((0, 0), (-2, -1), (1, 1), (0, 0))
+    (operation,) = lowered([x, y], Pad(name="n", input="x", output="y", padding=padding, value=7))
+    assert operation.padding == ((-2, -1), (1, 1))
+    assert operation.result_map == (3, 7)
+    assert operation.pads
+    assert not operation.pointwise
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_joined(axis: int) -> None:
+    x = tensor("x", 1, 2, 3, 4)
+    part = replace(
+        tensor("z", 1, 2, 3, 4), shape=tuple(2 if at == axis else n for at, n in enumerate(x.shape))
+    )
+    whole = list(x.shape)
+    whole[axis] += 2
+    joined = tensor("w", *whole)
+    crop = Pad(
+        name="crop",
+        input="x",
+        output="z",
+        padding=tuple((2 - n, 0) if at == axis else (0, 0) for at, n in enumerate(x.shape)),
+        value=0,
+    )
+    _, first, second = lowered(
+        [x, part, joined], crop, Concatenate(name="n", inputs=("x", "z"), output="w", axis=axis)
+    )
+    assert (first.name, second.name) == ("n[0]", "n[1]")
+    if axis == 3:
+        assert (first.first_channel, second.first_channel) == (0, 4)
+    else:
+        assert first.first_pixel == (0, 0)
+        assert second.first_pixel == ((2, 0) if axis == 1 else (0, 3))
+
+
+def test_a_joined_batch_is_refused() -> None:
+    x, y = tensor("x", 1, 2, 3, 4), tensor("y", 2, 2, 3, 4)
+    with pytest.raises(NetworkError, match=r"node 'n'.*along axis 0, the batch"):
+        lowered([x, y], Concatenate(name="n", inputs=("x", "x"), output="y", axis=0))
+
+
+def test_upsampled() -> None:
+    x, y = tensor("x", 1, 2, 3, 4), tensor("y", 1, 4, 9, 4)
+    operations = lowered([x, y], Upsample(name="n", input="x", output="y", factors=(2, 3)))
+    assert [each.first_pixel for each in operations] == [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)]
+    assert {each.pixel_step for each in operations} == {(2, 3)}
 
 
 # Products

@@ -99,3 +99,17 @@ def test_a_transposition_that_moves_data() -> None:
 def test_channels_in_the_middle() -> None:
     with pytest.raises(NetworkError, match=r"channels on axis 2"):
         views(graph([tensor("x", 1, 2, 3, 4, channel_axis=2), tensor("y", 1, 24)], reshape("x", "y")))
+
+
+def test_lines_of_another_length() -> None:
+    """The same pixels, so a convolution can read them as they lie."""
+    base = random_cnn((4, 6, 5), [ConvolutionShape(channels=3)])
+    shaped = replace(base.tensors["t1"], name="shaped", shape=(1, 8, 3, 3))
+    graph = replace(
+        base,
+        tensors={**base.tensors, "shaped": shaped},
+        nodes=(*base.nodes, Reshape(name="shape", input="t1", output="shaped")),
+        output="shaped",
+    )
+    view = views(graph)["shaped"]
+    assert (view.leader, view.place, view.axes) == ("t1", (1, 8, 3, 3), (0, 1, 2, 3))

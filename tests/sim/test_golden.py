@@ -28,10 +28,12 @@ from bitwright.sim.graph import (
     Quantize,
     Requantise,
     Reshape,
+    Select,
     Softmax,
     TensorInfo,
     Thresholds,
     Transpose,
+    Upsample,
 )
 
 INT8 = Int(8)
@@ -756,6 +758,52 @@ def test_concatenate():
     graph = single(Concatenate(name="join", inputs=("x", "again"), output="y", axis=1), *tensors)
     x = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 4))
     np.testing.assert_array_equal(golden.run(graph, x)["y"], np.concatenate([x, x], axis=2))
+
+
+def test_concatenate_with_gaps():
+    tensors = [info("x", (2, 3)), info("y", (2, 11), zero_point=7)]
+    tensors[0] = replace(tensors[0], zero_point=7)
+    graph = single(Concatenate(name="join", inputs=("x", "x", "x"), output="y", axis=1, align=4), *tensors)
+    x = np.arange(6).reshape(1, 2, 3)
+    assert golden.run(graph, x)["y"][0].tolist() == [
+        [0, 1, 2, 7, 0, 1, 2, 7, 0, 1, 2],
+        [3, 4, 5, 7, 3, 4, 5, 7, 3, 4, 5],
+    ]
+
+
+@pytest.mark.parametrize("axis", [None, 1])
+def test_select(axis):
+    x = np.random.default_rng(0).integers(-128, 128, (5, 2, 3, 4))
+    taken = np.take(x, [2, 0, 0], axis=4 - 1 if axis is None else 2)
+    tensors = [
+        replace(info(name, shape), channel_axis=axis)
+        for name, shape in (("x", x.shape[1:]), ("y", taken.shape[1:]))
+    ]
+    graph = single(Select(name="n", input="x", output="y", channels=(2, 0, 0)), *tensors)
+    np.testing.assert_array_equal(golden.run(graph, x)["y"], taken)
+
+
+def test_upsample():
+    """Channels first: the last two axes are height and width."""
+    tensors = [
+        replace(info(name, shape), channel_axis=1)
+        for name, shape in (("x", (1, 3, 2, 2)), ("y", (1, 3, 4, 6)))
+    ]
+    graph = single(Upsample(name="n", input="x", output="y", factors=(2, 3)), *tensors)
+    x = np.random.default_rng(0).integers(-128, 128, (5, 1, 3, 2, 2))
+    y = golden.run(graph, x)["y"]
+    for index in np.ndindex(y.shape):
+        assert y[index] == x[(*index[:3], index[3] // 2, index[4] // 3)]
+
+
+def test_crop():
+    node = Pad(name="pad", input="x", output="y", padding=((0, 0), (-1, 2), (1, -2)), value=-5)
+    graph = single(node, info("x", (1, 3, 4)), info("y", (1, 4, 3)))
+    x = np.random.default_rng(0).integers(0, 128, (5, 1, 3, 4))
+    y = golden.run(graph, x)["y"]
+    np.testing.assert_array_equal(y[:, :, :2, 1:], x[:, :, 1:, :2])
+    assert (y[:, :, 2:] == -5).all()
+    assert (y[:, :, :, 0] == -5).all()
 
 
 def test_pad():

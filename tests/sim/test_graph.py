@@ -24,10 +24,12 @@ from bitwright.sim.graph import (
     Quantize,
     Requantise,
     Reshape,
+    Select,
     Softmax,
     TensorInfo,
     Thresholds,
     Transpose,
+    Upsample,
     average_tables,
     on_host,
     same_order,
@@ -603,8 +605,16 @@ def lookup(size=256):
     return Lookup(name="n", input="x", output="y", table=np.zeros(size, int))
 
 
-def concatenate(axis=1):
-    return Concatenate(name="n", inputs=("x", "other"), output="y", axis=axis)
+def concatenate(axis=1, align=1):
+    return Concatenate(name="n", inputs=("x", "other"), output="y", axis=axis, align=align)
+
+
+def select(*channels):
+    return Select(name="n", input="x", output="y", channels=channels)
+
+
+def upsample(factors):
+    return Upsample(name="n", input="x", output="y", factors=factors)
 
 
 def pad(padding=((0, 0), (1, 2)), value=1):
@@ -633,7 +643,11 @@ def test_the_other_nodes():
     uint2 = tensor("x", 2, 3, format=Int(2, signed=False))
     one(Lookup(name="n", input="x", output="y", table=np.full(4, -1)), uint2, Y)
     assert one(concatenate(), X, tensor("other", 2, 3), tensor("y", 2, 6)).nodes[1].inputs == ("x", "other")
+    one(concatenate(align=4), X, tensor("other", 2, 3), tensor("y", 2, 7))
     one(pad(), X, tensor("y", 2, 6))
+    one(pad(((0, 0), (2, -1))), X, tensor("y", 2, 4))
+    one(select(2, 0, 0, 1), X, tensor("y", 2, 4))
+    one(upsample((2, 3)), tensor("x", 1, 2, 3, 4), tensor("y", 1, 4, 9, 4))
     one(transpose(1, 0), X, tensor("y", 3, 2))
     one(softmax(), X, SHARES)
     one(softmax("float32"), X, real("y", 2, 3))
@@ -684,7 +698,13 @@ def test_the_other_nodes():
             "its tensors do not have their channels on the same axis",
         ),
         (lambda: one(pad(((0, 0),)), X, tensor("y", 2, 6)), "is not two counts for each axis"),
-        (lambda: one(pad(((0, 0), (0, -1))), X, tensor("y", 2, 2)), "is not two counts for each axis"),
+        (lambda: one(pad(((0, 0), (1, -3))), X, tensor("y", 2, 1)), "is not two counts for each axis"),
+        (lambda: one(select(3), X, tensor("y", 2, 1)), r"selects channels \(3,\) of 3"),
+        (lambda: one(select(0, 1), X, Y), r"makes \(2, 1, 1, 2\) of batch, .* has \(2, 1, 1, 3\)"),
+        (lambda: one(select(0), X, tensor("y", 2, 1, scale=2.0)), "only the channels may change"),
+        (lambda: one(upsample((1, 2)), X, Y), r"makes \(2, 1, 2, 3\) of batch, .* has \(2, 1, 1, 3\)"),
+        (lambda: upsample((0, 2)), r"repeats positions \(0, 2\) times"),
+        (lambda: concatenate(align=0), "cannot begin inputs at multiples of 0"),
         (lambda: one(pad(), X, tensor("y", 2, 5)), r"makes shape \(2, 6\), but its output has \(2, 5\)"),
         (lambda: one(pad(value=128), X, tensor("y", 2, 6)), "its value 128 is not one of int8"),
         (lambda: one(pad(), X, tensor("y", 2, 6, scale=2.0)), "only the shape may change"),

@@ -66,6 +66,14 @@ CONFIGS = [
         "requantisers": 2,
         "cols": 8,
     },
+    # Elements of one mode end where those of another begin, which takes several cycles for each
+    {
+        "precisions": ("a4w4",),
+        "lanes": 2,
+        "quantisers": ("requantise", "thresholds"),
+        "requantise_cycles": 4,
+        "requantisers": 2,
+    },
     {"pe": "xnor", "lanes": 32, "precisions": ("abwb",), "quantisers": ("thresholds", "accumulators")},
     {"pe": "ternary", "lanes": 16, "precisions": ("atwt",), "quantisers": ("thresholds",), "requantisers": 2},
     {
