@@ -210,16 +210,14 @@ def _inferences(count: int) -> str:
 
 
 def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    from bitwright.sim.rtl import primitive_models
-
     from .manifest import manifest
-    from .verilog import elaborate
+    from .verilog import elaborate, simulation_cells
 
     say("Elaborating the engine")
     design = elaborate(config, progress=say)
     (stage / "engine.v").write_text(design.verilog)
-    if models := primitive_models(design.verilog):
-        (stage / CELLS).write_text("\n".join(models.values()))
+    if cells := simulation_cells(design.verilog):
+        (stage / CELLS).write_text(cells)
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
