@@ -41,6 +41,9 @@ FAILED = 1
 CELLS = "engine_cells.v"
 """Models of the cells of an FPGA family that the engine instantiates, for simulation."""
 
+NETLIST = "netlist.v"
+"""The engine as cells of a device, where that is what was simulated."""
+
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -97,6 +100,12 @@ Latency = Annotated[int, typer.Option(min=2, max=65536, help="Cycles until the m
 Stall = Annotated[int, typer.Option(min=0, max=255, help="Chance, in 256ths, that the memory pauses.")]
 TargetOption = Annotated[
     str, typer.Option("--target", help="FPGA: ecp5-85k, ecp5-45k, ecp5-25k, ice40-up5k or ice40-hx8k.")
+]
+NetlistOption = Annotated[
+    bool, typer.Option("--netlist", help="Simulate what Yosys makes of the engine for --target: cells.")
+]
+NetlistTarget = Annotated[
+    str | None, typer.Option("--target", help="FPGA that --netlist is for; see `bitwright synth --help`.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="Placements to try.")]
 Frequency = Annotated[float | None, typer.Option(help="Clock to aim for, in MHz; each target has its own.")]
@@ -315,6 +324,7 @@ def _simulate(
     latency: int,
     stall: int,
     facts: dict[str, Any],
+    netlist_target: str | None = None,
 ) -> dict[str, Any]:
     from bitwright.sim.rtl import MemoryTiming
 
@@ -322,12 +332,22 @@ def _simulate(
     from .report import simulation_report
 
     count = len(inputs)
+    verilog: str | Path = stage / "engine.v"
+    if netlist_target is not None:
+        from .netlist import cell_models, netlist
+        from .verilog import TOP
+
+        say(f"Yosys: synthesising for {netlist_target}")
+        cells = netlist((stage / "engine.v").read_text(), TOP, netlist_target, progress=say)
+        (stage / NETLIST).write_text(cells)
+        verilog = cells + cell_models(cells, netlist_target)
+        facts = facts | {"netlist": netlist_target}
     say(f"Compiling the simulation ({simulator.value}) and running {_inferences(count)}")
     execution = execute(
         program,
         graph,
         inputs,
-        stage / "engine.v",
+        verilog,
         simulator=simulator.value,
         timing=MemoryTiming(latency=latency, stall=stall),
         # The last report comes when all are done.
@@ -430,6 +450,8 @@ def show_layers(layers: Sequence[dict[str, Any]]) -> None:
 
 def _simulation_rows(report: dict[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("network", report["network"]), ("configuration", report["config"])]
+    if report.get("netlist"):
+        rows.append(("simulated", f"netlist for {report['netlist']}"))
     if report["accuracy"] is not None:
         rows.append(("accuracy on the RTL", f"{report['accuracy']:.2%} of {report['inferences']}"))
     if report.get("accuracy_as_given") is not None:
@@ -592,14 +614,25 @@ def simulate(
     stall: Stall = 0,
     precisions: Precisions = None,
     tensors: TensorsOption = Tensors.ALL,
+    netlist: NetlistOption = False,
+    target: NetlistTarget = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a network on the engine's Verilog and compare every tensor with the golden model."""
+    """Run a network on the engine's Verilog and compare every tensor with the golden model.
+
+    With --netlist, on the cells of a device that synthesis makes of it.
+    """
     from . import config as configs
+    from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
-    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
+    if netlist != (target is not None):
+        given, other = ("--netlist", "--target") if netlist else ("--target", "--netlist")
+        raise BitwrightError(f"{given}: goes with {other}: a netlist is made for a device")
+    if target is not None:
+        check_target(target, engine)
+    with _results(output, engine, [CELLS, NETLIST]) as stage, working(as_json) as say:
         graph, program, asked = _compile(engine, network, stage, say, precisions, tensors)
         facts: dict[str, Any] = {}
         if precisions:
@@ -620,15 +653,15 @@ def simulate(
             latency=latency,
             stall=stall,
             facts=facts,
+            netlist_target=target,
         )
     if as_json:
         _print_json(report)
     else:
         show_layers(report["layers"])
         show_table("Simulation", _simulation_rows(report))
-        _finish(
-            output, ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "report.html"]
-        )
+        names = ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "report.html"]
+        _finish(output, [*names, NETLIST] if netlist else names)
     if report["mismatches"]:
         raise typer.Exit(FAILED)
 

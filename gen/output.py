@@ -22,6 +22,7 @@ _OF_ENGINE = (
     "engine.v",
     "engine.json",
     "engine_cells.v",
+    "netlist.v",
     "synth.json",
     "synth",
     "outputs.npz",

@@ -280,7 +280,7 @@ def _ports(prefix: str, bus_bits: int) -> Iterator[tuple[bool, str, int]]:
 
 def primitive_models(verilog: str) -> dict[str, str]:
     """Models of the cells of FPGA families that a design instantiates and does not define, by file name."""
-    names = ("CCU2C", "SB_CARRY", "SB_LUT4")
+    names = ("CCU2C", "DP16KD", "MULT18X18D", "SB_CARRY", "SB_LUT4")
     return {
         f"{name}.v": (Path(__file__).parent / "verilog" / f"{name}.v").read_text()
         for name in names
