@@ -41,6 +41,9 @@ FAILED = 1
 CELLS = "engine_cells.v"
 """Models of the cells of an FPGA family that the engine instantiates, for simulation."""
 
+CORE = ("engine.core", "engine_tb.v")
+"""Description of the engine for FuseSoC, and the test bench that it names."""
+
 NETLIST = "netlist.v"
 """The engine as cells of a device, where that is what was simulated."""
 
@@ -218,7 +221,10 @@ def _inferences(count: int) -> str:
 # What the commands are made of: each writes its files into `stage` and returns its result
 
 
-def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def _generate(
+    config: EngineConfig, stage: Path, say: Callable[[str], None], core: str | None = None
+) -> dict[str, Any]:
+    from .fusesoc import core_file, smoke_test
     from .manifest import manifest
     from .verilog import elaborate, simulation_cells
 
@@ -227,6 +233,11 @@ def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> 
     (stage / "engine.v").write_text(design.verilog)
     if cells := simulation_cells(design.verilog):
         (stage / CELLS).write_text(cells)
+    if core is not None:
+        for name, text in zip(
+            CORE, (core_file(core, config, cells=bool(cells)), smoke_test(config, design)), strict=True
+        ):
+            (stage / name).write_text(text)
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
@@ -513,6 +524,10 @@ def _finish(folder: Path, names: list[str]) -> None:
 def generate(
     config: Config,
     output: Output = Path("build"),
+    core: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Write a FuseSoC core of that name too, with a test bench."),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
@@ -520,8 +535,8 @@ def generate(
     from . import config as configs
 
     engine = configs.load(config, overrides or ())
-    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
-        description = _generate(engine, stage, say)
+    with _results(output, engine, [CELLS, *CORE]) as stage, working(as_json) as say:
+        description = _generate(engine, stage, say, core)
     if as_json:
         return _print_json(description)
     show_table(
@@ -537,11 +552,15 @@ def generate(
                 ),
             ),
             ("convolutions", _features(engine)),
-            ("memory port", f"{engine.bus_bits} bits"),
+            ("memory port", f"{_BUS_NAMES[engine.bus]}, {engine.bus_bits} bits"),
         ],
     )
-    _finish(output, ["engine.v", "engine.json", *([CELLS] if (output / CELLS).exists() else [])])
+    names = [name for name in (CELLS, *CORE) if (output / name).exists()]
+    _finish(output, ["engine.v", "engine.json", *names])
     return None
+
+
+_BUS_NAMES = {"axi": "AXI4", "wishbone": "Wishbone"}
 
 
 def _features(engine: EngineConfig) -> str:

@@ -23,6 +23,8 @@ _OF_ENGINE = (
     "engine.json",
     "engine_cells.v",
     "netlist.v",
+    "engine.core",
+    "engine_tb.v",
     "synth.json",
     "synth",
     "outputs.npz",

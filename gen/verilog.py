@@ -17,6 +17,7 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.emission import Emission
 from bitwright.hw.engine import Engine
 from bitwright.hw.errors import BitwrightError
+from bitwright.hw.wishbone_engine import WishboneEngine
 from bitwright.sim.rtl import primitive_models
 
 from .toolchain import run_tool
@@ -106,7 +107,7 @@ def elaborate(config: EngineConfig, *, progress: Callable[[str], None] | None = 
     ToolError
         There is no Yosys, or it failed.
     """
-    engine = Engine(config)
+    engine = WishboneEngine(config) if config.bus == "wishbone" else Engine(config)
     ports = [
         Port(
             name="__".join(map(str, path)),

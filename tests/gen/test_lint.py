@@ -17,6 +17,7 @@ ENGINES = {
     "base": ("base", ()),
     "ecp5": ("small", ("target=ecp5",)),
     "ice40": ("tiny", ("target=ice40", 'precisions=["a4w4"]')),
+    "wishbone": ("tiny", ("bus=wishbone",)),
     "unpu": ("tiny", ("pe=unpu", "lanes=8")),
 }
 
