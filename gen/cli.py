@@ -533,7 +533,10 @@ def generate(
 ) -> None:
     """Write the engine's Verilog and a JSON manifest of its ports and registers."""
     from . import config as configs
+    from .fusesoc import check_name
 
+    if core is not None:
+        check_name(core)
     engine = configs.load(config, overrides or ())
     with _results(output, engine, [CELLS, *CORE]) as stage, working(as_json) as say:
         description = _generate(engine, stage, say, core)

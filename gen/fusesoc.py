@@ -9,7 +9,7 @@ from bitwright.hw.sched.registers import ID_VALUE, REGISTERS
 
 from .verilog import TOP, Design
 
-__all__ = ["BENCH", "core_file", "smoke_test"]
+__all__ = ["BENCH", "check_name", "core_file", "smoke_test"]
 
 BENCH = "engine_tb"
 """Module that :func:`smoke_test` writes."""
@@ -60,6 +60,23 @@ _CELLS = """\
 """
 
 
+def check_name(name: str) -> None:
+    """Refuse what cannot be the name of a core.
+
+    Parameters
+    ----------
+    name
+        Letters, digits, ``_`` and ``-``, and no digit first.
+
+    Raises
+    ------
+    ConfigError
+        It is something else.
+    """
+    if not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
+        raise ConfigError("core", name, "letters, digits, _ and -, and no digit first")
+
+
 def core_file(name: str, config: EngineConfig, *, cells: bool) -> str:
     """Text of a core description, CAPI2, of the files that `generate` writes.
 
@@ -69,7 +86,7 @@ def core_file(name: str, config: EngineConfig, *, cells: bool) -> str:
     Parameters
     ----------
     name
-        Of the core: letters, digits, ``_`` and ``-``, and no digit first.
+        Of the core; see :func:`check_name`.
     config
         The engine.
     cells
@@ -84,8 +101,7 @@ def core_file(name: str, config: EngineConfig, *, cells: bool) -> str:
     ----------
     FuseSoC, CAPI2 reference
     """
-    if not re.fullmatch(r"[A-Za-z_][\w-]*", name, re.ASCII):
-        raise ConfigError("core", name, "letters, digits, _ and -, and no digit first")
+    check_name(name)
     return _CORE.format(
         name=name,
         version=version("bitwright"),

@@ -16,16 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from bitwright.gen.execute import execute
-from bitwright.gen.mapper import compile_graph
+from bitwright.gen import execute as executing
+from bitwright.gen.cli import app
 from bitwright.gen.netlist import cell_models, netlist
 from bitwright.gen.pe_harness import harness_verilog
 from bitwright.gen.synthesis import check_target, synthesis_script
-from bitwright.gen.synthetic import random_input, random_mlp
 from bitwright.gen.toolchain import run_tool
-from bitwright.gen.verilog import emit
-from bitwright.hw.config import EngineConfig
 from bitwright.hw.pe import UNITS
 from bitwright.hw.pe.contract import DotProduct, Order, Precision
 from bitwright.hw.reduce.carry import FABRICS
@@ -241,18 +239,33 @@ def test_multiplier_blocks(fabric: str, target: str, block: str, icarus: Path, t
     assert re.search(rf"^  {block} ", cells, re.MULTILINE)
 
 
-def test_a_network_on_the_netlist_of_an_engine(icarus: Path) -> None:
-    """Block RAM, multiplier blocks, LUT RAM and all else of an ECP5."""
-    config = EngineConfig(cols=2, lanes=2, bus_bits=32, requantise_cycles=4, convolution=False, combine=())
-    graph = random_mlp([24, 8, 4], seed=5)
-    program = compile_graph(graph, config)
-    cells = netlist(emit(config), "bitwright", "ecp5-25k")
+def test_a_network_on_the_netlist_of_an_engine(
+    icarus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command: block RAM, multiplier blocks and all else of an ECP5."""
+    simulated = []
+
+    run = executing.execute
+
+    def execute(program: Any, graph: Any, inputs: Any, verilog: str, **options: Any) -> Any:
+        simulated.append(verilog)
+        return run(program, graph, inputs, verilog, **options)
+
+    monkeypatch.setattr("bitwright.gen.execute.execute", execute)
+    network = Path(__file__).parents[2] / "examples" / "digits_mlp" / "digits_mlp.onnx"
+    folder = tmp_path / "out"
+    keys = ("cols=2", "convolution=false", "combine=[]")
+    arguments = ["simulate", "tiny", str(network), "--limit", "1", "--simulator", "icarus", "-o", str(folder)]
+    arguments += [word for key in keys for word in ("--set", key)]
+    result = CliRunner().invoke(app, [*arguments, "--json", "--netlist", "--target", "ecp5-25k"])
+    assert result.exit_code == 0, result.output
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["netlist"], report["tensors_compared"], report["mismatches"]) == ("ecp5-25k", 3, 0)
+    cells = (folder / "netlist.v").read_text()
+    (verilog,) = simulated
+    assert verilog.startswith(cells)
     for cell in ("DP16KD", "MULT18X18D", "CCU2C", "TRELLIS_FF", "LUT4"):
         assert re.search(rf"^  {cell} ", cells, re.MULTILINE)
-    verilog = cells + cell_models(cells, "ecp5-25k")
-    execution = execute(program, graph, random_input(graph, count=1), verilog, simulator="icarus")
-    assert execution.tensors_compared == 2
-    assert execution.mismatches == {}
 
 
 def from_bitstream(verilog: str, folder: Path) -> str:
