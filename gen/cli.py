@@ -41,6 +41,12 @@ FAILED = 1
 CELLS = "engine_cells.v"
 """Models of the cells of an FPGA family that the engine instantiates, for simulation."""
 
+CORE = ("engine.core", "engine_tb.v")
+"""Description of the engine for FuseSoC, and the test bench that it names."""
+
+NETLIST = "netlist.v"
+"""The engine as cells of a device, where that is what was simulated."""
+
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
 
@@ -97,6 +103,12 @@ Latency = Annotated[int, typer.Option(min=2, max=65536, help="Cycles until the m
 Stall = Annotated[int, typer.Option(min=0, max=255, help="Chance, in 256ths, that the memory pauses.")]
 TargetOption = Annotated[
     str, typer.Option("--target", help="FPGA: ecp5-85k, ecp5-45k, ecp5-25k, ice40-up5k or ice40-hx8k.")
+]
+NetlistOption = Annotated[
+    bool, typer.Option("--netlist", help="Simulate what Yosys makes of the engine for --target: cells.")
+]
+NetlistTarget = Annotated[
+    str | None, typer.Option("--target", help="FPGA that --netlist is for; see `bitwright synth --help`.")
 ]
 Seeds = Annotated[int, typer.Option(min=1, max=100, help="Placements to try.")]
 Frequency = Annotated[float | None, typer.Option(help="Clock to aim for, in MHz; each target has its own.")]
@@ -209,17 +221,23 @@ def _inferences(count: int) -> str:
 # What the commands are made of: each writes its files into `stage` and returns its result
 
 
-def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    from bitwright.sim.rtl import primitive_models
-
+def _generate(
+    config: EngineConfig, stage: Path, say: Callable[[str], None], core: str | None = None
+) -> dict[str, Any]:
+    from .fusesoc import core_file, smoke_test
     from .manifest import manifest
-    from .verilog import elaborate
+    from .verilog import elaborate, simulation_cells
 
     say("Elaborating the engine")
     design = elaborate(config, progress=say)
     (stage / "engine.v").write_text(design.verilog)
-    if models := primitive_models(design.verilog):
-        (stage / CELLS).write_text("\n".join(models.values()))
+    if cells := simulation_cells(design.verilog):
+        (stage / CELLS).write_text(cells)
+    if core is not None:
+        for name, text in zip(
+            CORE, (core_file(core, config, cells=bool(cells)), smoke_test(config, design)), strict=True
+        ):
+            (stage / name).write_text(text)
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
@@ -317,6 +335,7 @@ def _simulate(
     latency: int,
     stall: int,
     facts: dict[str, Any],
+    netlist_target: str | None = None,
 ) -> dict[str, Any]:
     from bitwright.sim.rtl import MemoryTiming
 
@@ -324,12 +343,22 @@ def _simulate(
     from .report import simulation_report
 
     count = len(inputs)
+    verilog: str | Path = stage / "engine.v"
+    if netlist_target is not None:
+        from .netlist import cell_models, netlist
+        from .verilog import TOP
+
+        say(f"Yosys: synthesising for {netlist_target}")
+        cells = netlist((stage / "engine.v").read_text(), TOP, netlist_target, progress=say)
+        (stage / NETLIST).write_text(cells)
+        verilog = cells + cell_models(cells, netlist_target)
+        facts = facts | {"netlist": netlist_target}
     say(f"Compiling the simulation ({simulator.value}) and running {_inferences(count)}")
     execution = execute(
         program,
         graph,
         inputs,
-        stage / "engine.v",
+        verilog,
         simulator=simulator.value,
         timing=MemoryTiming(latency=latency, stall=stall),
         # The last report comes when all are done.
@@ -432,6 +461,8 @@ def show_layers(layers: Sequence[dict[str, Any]]) -> None:
 
 def _simulation_rows(report: dict[str, Any]) -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = [("network", report["network"]), ("configuration", report["config"])]
+    if report.get("netlist"):
+        rows.append(("simulated", f"netlist for {report['netlist']}"))
     if report["accuracy"] is not None:
         rows.append(("accuracy on the RTL", f"{report['accuracy']:.2%} of {report['inferences']}"))
     if report.get("accuracy_as_given") is not None:
@@ -493,15 +524,22 @@ def _finish(folder: Path, names: list[str]) -> None:
 def generate(
     config: Config,
     output: Output = Path("build"),
+    core: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Write a FuseSoC core of that name too, with a test bench."),
+    ] = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
     """Write the engine's Verilog and a JSON manifest of its ports and registers."""
     from . import config as configs
+    from .fusesoc import check_name
 
+    if core is not None:
+        check_name(core)
     engine = configs.load(config, overrides or ())
-    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
-        description = _generate(engine, stage, say)
+    with _results(output, engine, [CELLS, *CORE]) as stage, working(as_json) as say:
+        description = _generate(engine, stage, say, core)
     if as_json:
         return _print_json(description)
     show_table(
@@ -517,11 +555,15 @@ def generate(
                 ),
             ),
             ("convolutions", _features(engine)),
-            ("memory port", f"{engine.bus_bits} bits"),
+            ("memory port", f"{_BUS_NAMES[engine.bus]}, {engine.bus_bits} bits"),
         ],
     )
-    _finish(output, ["engine.v", "engine.json", *([CELLS] if (output / CELLS).exists() else [])])
+    names = [name for name in (CELLS, *CORE) if (output / name).exists()]
+    _finish(output, ["engine.v", "engine.json", *names])
     return None
+
+
+_BUS_NAMES = {"axi": "AXI4", "wishbone": "Wishbone"}
 
 
 def _features(engine: EngineConfig) -> str:
@@ -594,14 +636,25 @@ def simulate(
     stall: Stall = 0,
     precisions: Precisions = None,
     tensors: TensorsOption = Tensors.ALL,
+    netlist: NetlistOption = False,
+    target: NetlistTarget = None,
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a network on the engine's Verilog and compare every tensor with the golden model."""
+    """Run a network on the engine's Verilog and compare every tensor with the golden model.
+
+    With --netlist, on the cells of a device that synthesis makes of it.
+    """
     from . import config as configs
+    from .synthesis import check_target
 
     engine = configs.load(config, overrides or ())
-    with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
+    if netlist != (target is not None):
+        given, other = ("--netlist", "--target") if netlist else ("--target", "--netlist")
+        raise BitwrightError(f"{given}: goes with {other}: a netlist is made for a device")
+    if target is not None:
+        check_target(target, engine)
+    with _results(output, engine, [CELLS, NETLIST]) as stage, working(as_json) as say:
         graph, program, asked = _compile(engine, network, stage, say, precisions, tensors)
         facts: dict[str, Any] = {}
         if precisions:
@@ -622,15 +675,15 @@ def simulate(
             latency=latency,
             stall=stall,
             facts=facts,
+            netlist_target=target,
         )
     if as_json:
         _print_json(report)
     else:
         show_layers(report["layers"])
         show_table("Simulation", _simulation_rows(report))
-        _finish(
-            output, ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "report.html"]
-        )
+        names = ["engine.v", "engine.json", "program.npz", "outputs.npz", "report.json", "report.html"]
+        _finish(output, [*names, NETLIST] if netlist else names)
     if report["mismatches"]:
         raise typer.Exit(FAILED)
 

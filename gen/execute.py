@@ -148,7 +148,14 @@ def execute(
         )
         for index in range(len(codes))
     ]
-    simulation = Simulation(verilog, program.config.bus_bits, program.memory_bytes, simulator, waves=waves)
+    simulation = Simulation(
+        verilog,
+        program.config.bus_bits,
+        program.memory_bytes,
+        simulator,
+        waves=waves,
+        bus=program.config.bus,
+    )
     results = simulation.run(program.image, runs, timing, MEMORY_BASE, progress)
 
     for index, result in enumerate(results):

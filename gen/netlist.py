@@ -2,8 +2,11 @@
 
 import re
 import tempfile
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+
+from bitwright.sim.rtl import primitive_models
 
 from .synthesis import check_target, synthesis_script
 from .toolchain import run_tool
@@ -13,7 +16,7 @@ __all__ = ["cell_models", "netlist"]
 _MODEL_FILES = {"ecp5": ("common_sim.vh", "ccu2c_sim.vh", "cells_sim.v"), "ice40": ("cells_sim.v",)}
 
 
-def netlist(verilog: str, top: str, target: str) -> str:
+def netlist(verilog: str, top: str, target: str, *, progress: Callable[[str], None] | None = None) -> str:
     """What synthesis makes of a design, with the commands that :func:`~bitwright.gen.synthesise` uses.
 
     Parameters
@@ -24,6 +27,8 @@ def netlist(verilog: str, top: str, target: str) -> str:
         Its top module.
     target
         One of :data:`~bitwright.gen.synthesis.TARGETS`.
+    progress
+        Told when there is something to wait for.
 
     Returns
     -------
@@ -42,12 +47,12 @@ def netlist(verilog: str, top: str, target: str) -> str:
         folder = Path(temporary)
         (folder / "design.v").write_text(verilog)
         script = f"{synthesis_script(device, top, folder)}; write_verilog -noattr netlist.v"
-        run_tool("yosys", ["-q", "-p", script], folder)
+        run_tool("yosys", ["-q", "-p", script], folder, progress=progress)
         return (folder / "netlist.v").read_text()
 
 
 def cell_models(verilog: str, target: str) -> str:
-    """Yosys' models of a device's cells, those that a netlist consists of.
+    """Models of a device's cells, those that a netlist consists of: Yosys', or ours where it has none.
 
     One by one, as not every simulator can read all of them.
 
@@ -72,11 +77,13 @@ def cell_models(verilog: str, target: str) -> str:
         macros = re.split(r"^(?:module|\(\*)", text, maxsplit=1, flags=re.MULTILINE)[0]
         parts.append(re.sub(r"^`include.*", "", macros, flags=re.MULTILINE))
         for module in re.finditer(r"^module (\w+).*?^endmodule", text, re.MULTILINE | re.DOTALL):
-            modules[module[1]] = module[0]
+            if not text[: module.start()].endswith("(* blackbox *)\n"):
+                modules[module[1]] = module[0]
     missing = [verilog]
     while missing:
         words = set(re.findall(r"\w+", missing.pop()))
         found = [modules.pop(name) for name in list(modules) if name in words]
         parts += found
         missing += found
-    return "\n".join(parts)
+    text = "\n".join(parts)
+    return "\n".join([text, *primitive_models(f"{verilog}\n{text}").values()])

@@ -135,10 +135,13 @@ class EngineConfig:
     """Cycles that a requantiser takes per element: 1 uses four 16x16 multipliers, 4 uses one."""
 
     bus_bits: Literal[32, 64, 128] = 64
-    """Data width of the AXI4 port: 32, 64 or 128."""
+    """Data width of the memory port: 32, 64 or 128."""
+
+    bus: Literal["axi", "wishbone"] = "axi"
+    """Buses of the top module: AXI4 and AXI4-Lite (`axi`), or Wishbone for memory and registers."""
 
     burst_beats: Literal[4, 8, 16, 32, 64, 128, 256] = 64
-    """Longest AXI4 burst; a burst never crosses a multiple of its length, so it stays within 4 KiB."""
+    """Longest burst; a burst never crosses a multiple of its length, so it stays within 4 KiB."""
 
     activation_depth: int = 1024
     """Words of the activation scratchpad; a power of two from 16 to 65536."""
@@ -182,6 +185,7 @@ class EngineConfig:
             ("multiplier", ("dsp", "lut")),
             ("requantise_cycles", (1, 4)),
             ("bus_bits", (32, 64, 128)),
+            ("bus", ("axi", "wishbone")),
             ("burst_beats", (4, 8, 16, 32, 64, 128, 256)),
             ("loads_under_way", (2, 4, 8)),
         ):

@@ -5,7 +5,7 @@
     Simulation                       simulator, a process of its own
     ----------                       -------------------------------------------------------
     engine.v ──► build (cached) ──►  testbench ─┬─ bitwright   (the engine)
-    image, runs ──► job.zip ──────►             ├─ axi_memory  (sim/verilog/axi_memory.v)
+    image, runs ──► job.zip ──────►             ├─ axi_memory or wishbone_memory (sim/verilog)
     results ◄──── results.zip ◄────              └─ register port ◄── cocotb (sim/testbench.py)
 """
 
@@ -175,7 +175,7 @@ class Result:
     read_beats, write_beats
         Data beats of the memory port.
     violations
-        Breaches of AXI4 by the engine; :attr:`Simulation.messages` names them.
+        Breaches of the bus's protocol by the engine; :attr:`Simulation.messages` names them.
     out_of_range
         Bursts that left the memory.
     hazards
@@ -266,8 +266,16 @@ _PORTS = {
         "< arburst 2, < arcache 4, < arprot 3, > rvalid 1, < rready 1, > rid 1, > rdata D, > rresp 2, "
         "> rlast 1"
     ),
+    "s_wb": "> cyc 1, > stb 1, > we 1, > adr 6, > sel 4, > dat_w 32, < dat_r 32, < ack 1, < err 1",
+    "wb": (
+        "< cyc 1, < stb 1, < we 1, < adr A, < sel S, < dat_w D, > dat_r D, > ack 1, > err 1, < cti 3, < bte 2"
+    ),
 }
-"""Ports of the engine: `>` into it, `<` out of it, name, bits (D: of the bus, S: its bytes)."""
+"""Ports of the engine: `>` into it, `<` out of it, name, bits (D: of the bus, S: its bytes, A: of the
+number of one of its words)."""
+
+_BUSES = {"axi": ("s_axil", "m_axi", "axi_memory"), "wishbone": ("s_wb", "wb", "wishbone_memory")}
+"""Of each kind of bus: the port of registers, that of memory, and the module that is the memory."""
 
 _MEMORY_LACKS = ("awcache", "awprot", "arcache", "arprot")
 
@@ -275,12 +283,21 @@ _MEMORY_LACKS = ("awcache", "awprot", "arcache", "arprot")
 def _ports(prefix: str, bus_bits: int) -> Iterator[tuple[bool, str, int]]:
     for port in _PORTS[prefix].split(", "):
         direction, name, bits = port.split()
-        yield direction == ">", name, {"D": bus_bits, "S": bus_bits // 8}.get(bits) or int(bits)
+        yield (
+            direction == ">",
+            name,
+            {
+                "D": bus_bits,
+                "S": bus_bits // 8,
+                "A": 32 - (bus_bits // 8 - 1).bit_length(),
+            }.get(bits)
+            or int(bits),
+        )
 
 
 def primitive_models(verilog: str) -> dict[str, str]:
     """Models of the cells of FPGA families that a design instantiates and does not define, by file name."""
-    names = ("CCU2C", "SB_CARRY", "SB_LUT4")
+    names = ("CCU2C", "DP16KD", "MULT18X18D", "SB_CARRY", "SB_LUT4")
     return {
         f"{name}.v": (Path(__file__).parent / "verilog" / f"{name}.v").read_text()
         for name in names
@@ -289,7 +306,7 @@ def primitive_models(verilog: str) -> dict[str, str]:
     }
 
 
-def testbench_verilog(bus_bits: int, words: int | None) -> str:
+def testbench_verilog(bus_bits: int, words: int | None, bus: str = "axi") -> str:  # noqa: PT028
     """Verilog of the top module `testbench`.
 
     Parameters
@@ -299,20 +316,23 @@ def testbench_verilog(bus_bits: int, words: int | None) -> str:
     words
         Bus words of memory, and there is a clock of 10 ns; without it there is neither, and `clk` and the
         memory port lead outside instead.
+    bus
+        Kind of both ports: ``"axi"`` or ``"wishbone"``.
     """
+    registers, memory_port, memory_module = _BUSES[bus]
     ports: list[tuple[bool, str, int]] = [(words is None, "clk", 1), (True, "rst", 1), (False, "irq", 1)]
-    ports += [(into, "s_axil_" + name, bits) for into, name, bits in _ports("s_axil", bus_bits)]
+    ports += [(into, f"{registers}_{name}", bits) for into, name, bits in _ports(registers, bus_bits)]
     engine = [name for _, name, _ in ports]
     wires: list[tuple[str, int]] = []
     memory: list[str] = []
-    for into, name, bits in _ports("m_axi", bus_bits):
-        engine.append("m_axi_" + name)
+    for into, name, bits in _ports(memory_port, bus_bits):
+        engine.append(f"{memory_port}_{name}")
         if words is None:
-            ports.append((into, "m_axi_" + name, bits))
+            ports.append((into, f"{memory_port}_{name}", bits))
         else:
-            wires.append(("m_axi_" + name, bits))
+            wires.append((f"{memory_port}_{name}", bits))
             if name not in _MEMORY_LACKS:
-                memory.append(f".{name}(m_axi_{name})")
+                memory.append(f".{name}({memory_port}_{name})")
     if words is not None:
         own = [
             *((True, name, 1) for name in ("backdoor_load", "backdoor_store")),
@@ -341,7 +361,7 @@ def testbench_verilog(bus_bits: int, words: int | None) -> str:
         lines += ["    reg clock = 1'b0;", "    always #5 clock = ~clock;", "    assign clk = clock;"]
     lines += instance("bitwright", "engine", [f".{name}({name})" for name in engine])
     if words is not None:
-        lines += instance(f"axi_memory #(.DATA_BITS({bus_bits}), .DEPTH({words}))", "memory", memory)
+        lines += instance(f"{memory_module} #(.DATA_BITS({bus_bits}), .DEPTH({words}))", "memory", memory)
     return "\n".join([*lines, "endmodule", ""])
 
 
@@ -670,6 +690,8 @@ class Simulation:
         Where compiled simulations are kept, rather than in :func:`cache_root`.
     waves
         Record every signal of the next run to :attr:`wave_file`. Much slower.
+    bus
+        Kind of the engine's ports: ``"axi"`` or ``"wishbone"``.
     """
 
     def __init__(
@@ -680,11 +702,13 @@ class Simulation:
         simulator: str = "verilator",
         build_root: Path | None = None,
         waves: bool = False,
+        bus: str = "axi",
     ):
         if memory_bytes <= 0 or memory_bytes % (bus_bits // 8):
             raise ValueError(f"memory_bytes must be whole words of {bus_bits} bits, not {memory_bytes!r}")
         self.verilog = verilog.read_text() if isinstance(verilog, Path) else verilog
         self.bus_bits = bus_bits
+        self.bus = bus
         self.memory_bytes = memory_bytes
         self.simulator = simulator
         self.build_root = build_root
@@ -704,9 +728,10 @@ class Simulation:
             As :func:`compile_bench`.
         """
         words = max(_LEAST_WORDS, 1 << (self.memory_bytes // (self.bus_bits // 8) - 1).bit_length())
+        _, _, memory = _BUSES[self.bus]
         sources = {
-            "testbench.v": testbench_verilog(self.bus_bits, words),
-            "axi_memory.v": (Path(__file__).parent / "verilog" / "axi_memory.v").read_text(),
+            "testbench.v": testbench_verilog(self.bus_bits, words, self.bus),
+            f"{memory}.v": (Path(__file__).parent / "verilog" / f"{memory}.v").read_text(),
             "engine.v": self.verilog,
             **primitive_models(self.verilog),
         }
@@ -783,9 +808,8 @@ class Simulation:
         watch()  # what was reported between the last look and the end
         results = load_results(folder / "results.zip")
         lines = log.read_text(errors="replace").splitlines()
-        self.messages = [
-            line.removeprefix("axi_memory: ") for line in lines if line.startswith("axi_memory: ")
-        ]
+        _, _, memory = _BUSES[self.bus]
+        self.messages = [line.removeprefix(f"{memory}: ") for line in lines if line.startswith(f"{memory}: ")]
         if self.waves:
             self.wave_file = next(folder.glob("dump.*"), None)
         else:

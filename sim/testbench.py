@@ -11,7 +11,7 @@ from cocotb.utils import get_sim_time
 
 from .rtl import Result, Run, load_job, save_results
 
-__all__ = ["PERIOD", "Backdoor", "Host", "execute", "reset"]
+__all__ = ["PERIOD", "Backdoor", "Host", "WishboneHost", "execute", "reset"]
 
 PERIOD = 10
 """Clock period, in ns."""
@@ -96,6 +96,51 @@ class Host:
         return int(data)
 
 
+class WishboneHost:
+    """Reads and writes registers through Wishbone, in the manner of :class:`Host`."""
+
+    def __init__(self, dut: Any):
+        self._dut = dut
+        for name in ("cyc", "stb", "we", "adr", "sel", "dat_w"):
+            self._drive(name, 0)
+
+    def _drive(self, name: str, value: int) -> None:
+        getattr(self._dut, "s_wb_" + name).value = value
+
+    async def _exchange(self, what: str, request: dict[str, int]) -> tuple[float, Any]:
+        """One cycle of the bus: the time, in ns, of the clock edge that ended it, and the data read."""
+        await FallingEdge(self._dut.clk)
+        for name, value in {"cyc": 1, "stb": 1, "sel": 15, **request}.items():
+            self._drive(name, value)
+        for _ in range(_PATIENCE):
+            await Timer(_SETTLE, "ns")
+            done, failed = int(self._dut.s_wb_ack.value), int(self._dut.s_wb_err.value)
+            data = self._dut.s_wb_dat_r.value
+            ended_at = get_sim_time("ns") - _SETTLE + PERIOD / 2
+            await FallingEdge(self._dut.clk)
+            if done or failed:
+                for name in ("cyc", "stb", "we"):
+                    self._drive(name, 0)
+                if failed:
+                    raise RuntimeError(f"{what}: the register port answered an error")
+                return ended_at, data
+        raise RuntimeError(f"{what}: the register port did not answer within {_PATIENCE} cycles")
+
+    async def write(self, offset: int, value: int) -> float:
+        """Write a register; returns the time, in ns, of the clock edge that ended it."""
+        request = {"we": 1, "adr": offset >> 2, "dat_w": value & 0xFFFFFFFF}
+        ended_at, _ = await self._exchange(f"writing register {offset:#04x}", request)
+        return ended_at
+
+    async def read(self, offset: int) -> int:
+        """Read a register."""
+        what = f"reading register {offset:#04x}"
+        _, data = await self._exchange(what, {"adr": offset >> 2})
+        if not data.is_resolvable:
+            raise RuntimeError(f"{what}: {data} is undefined")
+        return int(data)
+
+
 class Backdoor:
     """Reads and writes the memory model's contents, in two clock cycles.
 
@@ -156,7 +201,9 @@ async def reset(dut: Any) -> None:
     await FallingEdge(dut.clk)
 
 
-async def execute(dut: Any, host: Host, run: Run, finished: int) -> tuple[int, bool, dict[int, int]]:
+async def execute(
+    dut: Any, host: Host | WishboneHost, run: Run, finished: int
+) -> tuple[int, bool, dict[int, int]]:
     """Write the registers of a run, wait for `irq`, read registers.
 
     Returns the cycles that it took, whether it timed out and the registers read. ``finished`` is the number
@@ -203,7 +250,7 @@ async def do_job(dut: Any) -> None:
     """Do everything that the job says and save the results."""
     path = Path(os.environ["BITWRIGHT_JOB"])
     runs, bus_bits, _ = load_job(path)
-    host = Host(dut)
+    host = WishboneHost(dut) if hasattr(dut, "s_wb_cyc") else Host(dut)
     backdoor = Backdoor(dut, bus_bits // 8)
     await reset(dut)
     results: list[Result] = []

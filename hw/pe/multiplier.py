@@ -23,17 +23,23 @@ module bitwright_multiply #(
   input [B_BITS-1:0] b_in,
   output [A_BITS+B_BITS-1:0] product
 );
-  reg [A_BITS-1:0] a = 0;
-  reg [B_BITS-1:0] b = 0;
-  reg [A_BITS+B_BITS-1:0] p = 0;
+  reg [A_BITS-1:0] a;
+  reg [B_BITS-1:0] b;
+  reg [A_BITS+B_BITS-1:0] p;
+  initial a = 0;
+  initial b = 0;
+  initial p = 0;
   assign product = p;
   always @(posedge clk) begin
     a <= a_in;
     b <= b_in;
   end
   generate
-    if (SIGNED) always @(posedge clk) p <= $signed(a) * $signed(b);
-    else always @(posedge clk) p <= a * b;
+    if (SIGNED != 0) begin : gen_signed
+      always @(posedge clk) p <= $signed(a) * $signed(b);
+    end else begin : gen_unsigned
+      always @(posedge clk) p <= a * b;
+    end
   endgenerate
 endmodule
 """

@@ -1,12 +1,14 @@
 """Every unit as the cells of a device, in Icarus Verilog with Yosys' models, against integer arithmetic.
 
 What is simulated is what Yosys makes with the flow's own commands, before the flow trims the carry chains of
-ECP5 for nextpnr. The multiplier blocks of ECP5 are left out: Yosys has no model of them.
+ECP5 for nextpnr. At the end, an engine and a network on it.
 """
 
 import itertools
+import json
 import random
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from bitwright.gen import execute as executing
+from bitwright.gen.cli import app
 from bitwright.gen.netlist import cell_models, netlist
 from bitwright.gen.pe_harness import harness_verilog
+from bitwright.gen.synthesis import check_target, synthesis_script
+from bitwright.gen.toolchain import run_tool
 from bitwright.hw.pe import UNITS
 from bitwright.hw.pe.contract import DotProduct, Order, Precision
 from bitwright.hw.reduce.carry import FABRICS
@@ -223,10 +230,89 @@ def test_netlist(name: str, fabric: str, target: str, icarus: Path, tmp_path: Pa
     assert re.search(rf"^  {carry} ", cells, re.MULTILINE)
 
 
-def test_multiplier_blocks_of_the_up5k(icarus: Path, tmp_path: Path) -> None:
-    unit = build("parallel", multiplier="dsp", lanes=3, fabric="ice40")
-    cells = check(unit, "ice40-up5k", icarus, tmp_path)
-    assert re.search(r"^  SB_MAC16 ", cells, re.MULTILINE)
+@pytest.mark.parametrize(
+    ("fabric", "target", "block"), [("ice40", "ice40-up5k", "SB_MAC16"), ("ecp5", "ecp5-25k", "MULT18X18D")]
+)
+def test_multiplier_blocks(fabric: str, target: str, block: str, icarus: Path, tmp_path: Path) -> None:
+    unit = build("parallel", multiplier="dsp", lanes=3, fabric=fabric)
+    cells = check(unit, target, icarus, tmp_path)
+    assert re.search(rf"^  {block} ", cells, re.MULTILINE)
+
+
+def test_a_network_on_the_netlist_of_an_engine(
+    icarus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the command: block RAM, multiplier blocks and all else of an ECP5."""
+    simulated = []
+
+    run = executing.execute
+
+    def execute(program: Any, graph: Any, inputs: Any, verilog: str, **options: Any) -> Any:
+        simulated.append(verilog)
+        return run(program, graph, inputs, verilog, **options)
+
+    monkeypatch.setattr("bitwright.gen.execute.execute", execute)
+    network = Path(__file__).parents[2] / "examples" / "digits_mlp" / "digits_mlp.onnx"
+    folder = tmp_path / "out"
+    keys = ("cols=2", "convolution=false", "combine=[]")
+    arguments = ["simulate", "tiny", str(network), "--limit", "1", "--simulator", "icarus", "-o", str(folder)]
+    arguments += [word for key in keys for word in ("--set", key)]
+    result = CliRunner().invoke(app, [*arguments, "--json", "--netlist", "--target", "ecp5-25k"])
+    assert result.exit_code == 0, result.output
+    report = json.loads((folder / "report.json").read_text())
+    assert (report["netlist"], report["tensors_compared"], report["mismatches"]) == ("ecp5-25k", 3, 0)
+    cells = (folder / "netlist.v").read_text()
+    (verilog,) = simulated
+    assert verilog.startswith(cells)
+    for cell in ("DP16KD", "MULT18X18D", "CCU2C", "TRELLIS_FF", "LUT4"):
+        assert re.search(rf"^  {cell} ", cells, re.MULTILINE)
+
+
+def from_bitstream(verilog: str, folder: Path) -> str:
+    """A design placed and routed on an HX8K, packed, and read back from the bits, as Verilog.
+
+    Of Debian's fpga-icestorm: iceunpack and icebox_vlog, which knows LUTs, carries, flip-flops and block
+    RAM. It has nothing for the SB_MAC16 and SB_SPRAM256KA of an UP5K but the names of their wires.
+    """
+    for program in ("iceunpack", "icebox_vlog"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not there (Debian: apt-get install fpga-icestorm)")
+    (folder / "design.v").write_text(verilog)
+    script = synthesis_script(check_target("ice40-hx8k"), "bitwright", folder)
+    run_tool("yosys", ["-p", f"{script}; write_json netlist.json"], folder)
+    place = ["--hx8k", "--package", "ct256", "--json", "netlist.json", "--pcf-allow-unconstrained"]
+    run_tool("nextpnr-ice40", [*place, "--asc", "placed.asc", "--write", "placed.json"], folder)
+    run_tool("icepack", ["placed.asc", "packed.bin"], folder)
+    subprocess.run(["iceunpack", "packed.bin", "unpacked.asc"], cwd=folder, check=True)
+    done = subprocess.run(
+        ["icebox_vlog", "unpacked.asc"], cwd=folder, check=True, capture_output=True, text=True
+    )
+    # Its ports are places of pins. Where nextpnr has put which port, its own netlist says.
+    (module,) = json.loads((folder / "placed.json").read_text())["modules"].values()
+    ports = [
+        f"{port['direction']} [{len(port['bits']) - 1}:0] {name}" for name, port in module["ports"].items()
+    ]
+    pins = []
+    for name, cell in module["cells"].items():
+        if cell["type"] == "SB_IO":
+            place = "io_" + "_".join(re.findall(r"\d+", cell["attributes"]["NEXTPNR_BEL"]))
+            assert re.search(rf"\b{place}\b", done.stdout), f"{name} is not in the bitstream"
+            pins.append(f".{place}({name.removesuffix('$sb_io')})")
+    top = f"module bitwright({', '.join(ports)});\n  chip chip({', '.join(pins)});\nendmodule\n"
+    return top + done.stdout
+
+
+@pytest.mark.parametrize("name", ["xnor", "unpu"])
+def test_bitstream(name: str, icarus: Path, tmp_path: Path) -> None:
+    """What icepack has packed is the unit."""
+    small = {"xnor": {}, "unpu": {"lanes": 5, "outputs": 1}}[name]
+    unit = build(name, fabric="ice40", **small)
+    verilog = from_bitstream(harness_verilog(unit), tmp_path)
+    cycles = stimulus(unit)
+    assert mismatches(verilog, unit, cycles, "ice40-hx8k", icarus, tmp_path) == []
+    wrong = re.sub(r"^(assign n\d+ = )(.*\?.*);$", r"\1!(\2);", verilog, count=1, flags=re.MULTILINE)
+    assert wrong != verilog
+    assert mismatches(wrong, unit, cycles, "ice40-hx8k", icarus, tmp_path)
 
 
 def test_a_wrong_table_is_found(icarus: Path, tmp_path: Path) -> None:
