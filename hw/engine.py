@@ -417,7 +417,7 @@ class Engine(wiring.Component):
         stop = Signal()
         begin = Signal()
         settled = Signal()
-        watchdog_left = Signal(32)
+        still = Signal(33, init=1)  # cycles without progress, and one; it stays at its greatest value
         expired = Signal()
         progress = Signal()
         m.d.sync += progress.eq(read.valid.any() | write.beat | core.progress)
@@ -464,11 +464,12 @@ class Engine(wiring.Component):
                     m.d.sync += busy.eq(0)
                     m.next = "IDLE"
 
+        # Counted up, as an adder with a reset takes half the cells of one that is loaded.
         with m.If(~running | progress):
-            m.d.sync += watchdog_left.eq(values["watchdog"])
-        with m.Elif(watchdog_left != 0):
-            m.d.sync += watchdog_left.eq(watchdog_left - 1)
-        m.d.sync += expired.eq(running & ~progress & (watchdog_left == 1))
+            m.d.sync += still.eq(1)
+        with m.Elif(~still[32]):
+            m.d.sync += still.eq(still + 1)
+        m.d.sync += expired.eq(running & ~progress & (still == values["watchdog"]))
 
         # Ports
         for master in (read, write):
