@@ -315,10 +315,17 @@ class Engine(wiring.Component):
     irq : done or fault, while ``irq_enable`` is set
     s_axil_* : AXI4-Lite, registers of :mod:`bitwright.hw.sched.registers`
     m_axi_* : AXI4, ``bus_bits`` wide, one ID bit
+
+    Attributes
+    ----------
+    busy, fault : Signal
+        Bits of the register ``status``; no ports, but a design that the engine is part of may look at them.
     """
 
     def __init__(self, config: EngineConfig):
         self.config = config
+        self.busy = Signal()
+        self.fault = Signal()
         self._registers = RegisterPort()
         bus = {
             "bus_bits": config.bus_bits,
@@ -379,9 +386,9 @@ class Engine(wiring.Component):
             "irq_enable": 1,
         }
         values: dict[str, Signal] = {name: Signal(min(bits, 32), name=name) for name, bits in widths.items()}
-        busy = Signal()
+        busy = self.busy
         done = Signal()
-        fault = Signal()
+        fault = self.fault
         code = Signal(8)
         offsets = {register.name: register.offset for register in REGISTERS}
         for name, value in values.items():

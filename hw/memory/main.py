@@ -38,15 +38,16 @@ class MainMemory(wiring.Component):
     everything else where the RAM has one port, so it must not wait for a write meanwhile.
 
     Latency, without interruption: the first word of a read burst two cycles after its address was taken; the
-    answer to a write burst in the cycle after its last word. A Wishbone read is answered two cycles after it
-    was asked for, a write one.
+    answer to a write burst in the cycle after its last word. Wishbone is answered in the cycle after the one
+    in which it asks.
 
     Parameters
     ----------
     kind
         ``"block"`` or ``"single"``: which RAM.
     size
-        Bytes: a power of two from :data:`MIN_BYTES` on. Higher bits of an address are not looked at.
+        Bytes: a multiple of :data:`MIN_BYTES`. Of an address only those bits are looked at that count up to
+        there; the host's accesses to what is behind the end are answered ``err``, a burst there is undefined.
     bus_bits
         Data width of the AXI4 port: 32, 64 or 128.
     burst_beats
@@ -75,8 +76,8 @@ class MainMemory(wiring.Component):
     ):
         if kind not in ("block", "single"):
             raise ValueError(f"kind must be 'block' or 'single', not {kind!r}")
-        if size < MIN_BYTES or size & (size - 1):
-            raise ValueError(f"size must be a power of two from {MIN_BYTES} on, not {size!r}")
+        if size < MIN_BYTES or size % MIN_BYTES:
+            raise ValueError(f"size must be a multiple of {MIN_BYTES}, not {size!r}")
         if bus_bits not in (32, 64, 128):
             raise ValueError(f"bus_bits must be 32, 64 or 128, not {bus_bits!r}")
         if not 1 <= burst_beats <= 256 or burst_beats & (burst_beats - 1):
@@ -133,8 +134,11 @@ class MainMemory(wiring.Component):
         host_place = host.adr[part_bits:][:address_bits]
         host_part = host.adr[:part_bits] if parts > 1 else Const(0, 1)
         host_asks = Signal()
-        host_data = Signal()  # the RAM's output is what the host has asked for
-        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~host_data)
+        beyond: Value = Const(0)
+        if depth & (depth - 1):
+            beyond = host_place >= depth
+            m.d.sync += host.err.eq(host.cyc & host.stb & ~host.err & beyond)
+        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~beyond)
 
         # What is under way
         writing = Signal()
@@ -195,11 +199,8 @@ class MainMemory(wiring.Component):
                 ]
 
         # Wishbone
-        m.d.sync += [host_data.eq(host_reads), host.ack.eq(host_writes | host_data)]
-        part_data = Signal(32, reset_less=True)
-        with m.If(host_data):
-            m.d.sync += part_data.eq(Cat(read_data).word_select(host_part, 32))
-        m.d.comb += host.dat_r.eq(part_data)
+        m.d.sync += host.ack.eq(host_writes | host_reads)
+        m.d.comb += host.dat_r.eq(read_data.word_select(host_part, 32))
 
         # Read bursts: the next one's address is taken as the last word of this one is read.
         ends = burst_reads & (read_left == 0)
