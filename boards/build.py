@@ -172,7 +172,8 @@ def plan(
         raise BitwrightError(f"{board.title}: has no room for a memory: {_room(board, config, MIN_BYTES, 0)}")
     if memory == EXTERNAL:
         kind = "external"
-        size = 1 << config.address_bits
+        # Half of the host's addresses are the engine's registers.
+        size = 1 << min(config.address_bits, 31)
     elif memory is None and kind == "single":
         size = most
     elif memory is None:

@@ -11,7 +11,7 @@ from bitwright.hw.errors import ConfigError
 
 __all__ = ["TOLERANCE", "Ecp5Pll", "Ice40Pll", "Pll", "RPll"]
 
-TOLERANCE = 0.005
+TOLERANCE = 0.01
 """By how much of it a clock may be off from what was asked for; a UART bears some 2 %."""
 
 

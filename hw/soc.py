@@ -58,8 +58,8 @@ class System(wiring.Component):
     """
 
     def __init__(self, config: EngineConfig, *, memory: MemoryKind, memory_bytes: int, divisor: int):
-        if memory_bytes < 4096 or memory_bytes % 4096:
-            raise ValueError(f"memory_bytes must be a multiple of 4096, not {memory_bytes!r}")
+        if not 4096 <= memory_bytes <= 1 << 31 or memory_bytes % 4096:
+            raise ValueError(f"memory_bytes must be a multiple of 4096 up to 2**31, not {memory_bytes!r}")
         self.config = config
         self.memory = memory
         self.memory_bytes = memory_bytes

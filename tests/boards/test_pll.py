@@ -99,7 +99,7 @@ def test_well_known_settings(kind, input_mhz, output_mhz, settings):
         (Ice40Pll, 12, 300, "must be from 16 to 275 MHz"),
         (Ice40Pll, 5, 48, "clock = 5: must be from 10 to 133 MHz where it goes into SB_PLL40"),
         (Ecp5Pll, 25, 5, "must be from 10 to 400 MHz"),
-        (Ecp5Pll, 25, 333, "a clock that EHXPLLL can make of 25 MHz; the nearest is 331.25 MHz"),
+        (Ice40Pll, 16, 267.9, "a clock that SB_PLL40 can make of 16 MHz; the nearest is 264 MHz"),
         (RPll, 27, 1, "must be from 3.125 to 600 MHz"),
     ],
 )
