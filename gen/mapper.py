@@ -43,6 +43,7 @@ from bitwright.sim.graph import (
 )
 
 from .fusion import alone, fusible, overlaps
+from .host_part import HostPart
 from .layer import Cut, Layer, Part, Tile, packs
 from .lowering import Operation, lower
 from .places import View, views
@@ -765,6 +766,7 @@ def compile_graph(
         program_address=address,
         placements=placements,
         layers=layers,
+        host=HostPart.of(graph),
     )
 
 
