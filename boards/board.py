@@ -11,13 +11,12 @@ from amaranth_boards.ice40_hx8k_b_evn import ICE40HX8KBEVNPlatform
 from amaranth_boards.icebreaker import ICEBreakerPlatform
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
 from amaranth_boards.resources import UARTResource
-from amaranth_boards.tang_nano_9k import TangNano9kPlatform
 from amaranth_boards.ulx3s import ULX3S_25F_Platform, ULX3S_85F_Platform
 from amaranth_boards.upduino_v3 import UpduinoV3Platform
 
 from bitwright.hw.errors import ConfigError
 
-from .pll import Ecp5Pll, Ice40Pll, Pll, RPll
+from .pll import Ecp5Pll, Ice40Pll, Pll
 
 __all__ = ["BOARDS", "Board", "Pin", "check_board"]
 
@@ -80,8 +79,8 @@ class Board:
         Speed of the serial line unless another is asked for.
     leds
         Resources and members of the LEDs that show busy and fault; None where there is no LED to spare.
-    open_drain
-        Whether the pins of the LEDs are open-drain drivers, which have a primitive of their own.
+    rgb_driver
+        Whether the LEDs hang on the RGB driver of an iCE40 UltraPlus, busy at its output 0 and fault at 2.
     extra
         Resources that the platform does not have.
     program
@@ -107,7 +106,7 @@ class Board:
     memory_bytes: int
     baud: int = 1_000_000
     leds: tuple[tuple[str, int, str | None], tuple[str, int, str | None]] | None = None
-    open_drain: bool = False
+    rgb_driver: bool = False
     extra: tuple[Resource, ...] = ()
     program: str
     packer: tuple[str, ...] = ()
@@ -212,7 +211,7 @@ BOARDS: dict[str, Board] = {
             "the jumper OSC must be closed, which brings 12 MHz to pin 20",
             extra=(UARTResource(0, rx="38", tx="28", attrs=Attrs(IO_STANDARD="SB_LVCMOS")),),
             leds=(("rgb_led", 0, "g"), ("rgb_led", 0, "r")),
-            open_drain=True,
+            rgb_driver=True,
         ),
         Board(
             name="ice40-hx8k-b-evn",
@@ -287,23 +286,6 @@ BOARDS: dict[str, Board] = {
             memory_bytes=112 << 10,
             program="openFPGALoader -c ft232 -m {file}",
             packer=("--compress",),
-        ),
-        Board(
-            name="tang-nano-9k",
-            title="Tang Nano 9K",
-            platform=TangNano9kPlatform,
-            device="GW1NR-LV9QN88PC6/I5",
-            target="gw1n-9",
-            nextpnr=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
-            clock=("clk27", 0),
-            input_mhz=27,
-            pll=RPll,
-            clock_mhz=27,
-            uart_note="USB connector",
-            memory="block",
-            memory_bytes=32 << 10,
-            leds=(("led", 0, None), ("led", 1, None)),
-            program="openFPGALoader -b tangnano9k {file}",
         ),
     )
 }

@@ -31,6 +31,7 @@ __all__ = [
     "compile_for",
     "constraints",
     "facts",
+    "implement",
     "plan",
     "portable",
     "write_verilog",
@@ -80,7 +81,7 @@ class Plan:
             divisor=self.divisor,
             pll=self.pll,
             inverted=frozenset(pin.port for pin in pins if pin.inverted),
-            open_drain=self.board.open_drain,
+            rgb_driver=self.board.rgb_driver,
             leds=self.board.leds is not None,
         )
 
@@ -461,18 +462,60 @@ def build(
     ToolError
         A tool is missing, or failed for another reason than a design that is too large.
     """
+    write_verilog(plan, folder, progress=progress)
+    result, bitstream = implement(
+        plan.board,
+        (folder / "top.v").read_text(),
+        folder,
+        clock_mhz=plan.clock_mhz,
+        seed=seed,
+        timeout=timeout,
+        progress=progress,
+    )
+    return Build(plan=plan, result=result, bitstream=bitstream)
+
+
+def implement(
+    board: Board,
+    verilog: str,
+    folder: Path,
+    *,
+    clock_mhz: float,
+    seed: int = 1,
+    timeout: float = 7200,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[SynthesisResult, str | None]:
+    """From the Verilog of a top to a bitstream.
+
+    Leaves in the folder: the constraints, the bitstream, and in `logs` what the tools said.
+
+    Parameters
+    ----------
+    board
+        The board, whose ports the module `top` has.
+    verilog
+        The design.
+    folder
+        Where to.
+    clock_mhz
+        Clock to aim for.
+    seed, timeout, progress
+        As for :func:`build`.
+
+    Returns
+    -------
+    What it takes and how fast it is; the name of the bitstream, None where the design does not fit.
+    """
     say = progress or (lambda text: None)
-    board = plan.board
     logs = folder / "logs"
     logs.mkdir()
-    write_verilog(plan, folder, progress=say)
-    shutil.copy(folder / "top.v", logs / "design.v")
+    (logs / "design.v").write_text(verilog)
     name, text = constraints(board, board.pins())
     (folder / name).write_text(text)
     (logs / name).write_text(text)
     target = TARGETS[board.target]
     weight = {"ecp5": 30, "ice40": 10}[target.family]
-    flow = _BoardFlow(target, logs, plan.clock_mhz, timeout, weight, say, board)
+    flow = _BoardFlow(target, logs, clock_mhz, timeout, weight, say, board)
     result = flow.run_seeds(TOP, [seed])
     bitstream = None
     if result.fits:
@@ -480,7 +523,7 @@ def build(
         shutil.move(logs / bitstream, folder / bitstream)
     for leftover in ("design.v", "cells.v", "netlist.json", name, f"seed{seed}.txt", "packed.json"):
         (logs / leftover).unlink(missing_ok=True)
-    return Build(plan=plan, result=result, bitstream=bitstream)
+    return result, bitstream
 
 
 def write_verilog(plan: Plan, folder: Path, *, progress: Callable[[str], None] | None = None) -> None:

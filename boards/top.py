@@ -11,7 +11,39 @@ from bitwright.hw.soc import MemoryKind, System
 
 from .pll import Pll
 
-__all__ = ["Top"]
+__all__ = ["Top", "rgb_driver"]
+
+
+def rgb_driver(first: Signal, third: Signal, first_pin: Signal, third_pin: Signal) -> Instance:
+    """The RGB driver of an iCE40 UltraPlus, 4 mA at its outputs 0 and 2.
+
+    Its pins have no other output that the open tools know of.
+
+    Parameters
+    ----------
+    first, third
+        What lights the LEDs.
+    first_pin, third_pin
+        The pins.
+
+    References
+    ----------
+    Lattice FPGA-TN-1288, iCE40 LED Driver Usage Guide
+    """
+    return Instance(
+        "SB_RGBA_DRV",
+        p_CURRENT_MODE="0b1",
+        p_RGB0_CURRENT="0b000001",
+        p_RGB1_CURRENT="0b000000",
+        p_RGB2_CURRENT="0b000001",
+        i_CURREN=Const(1, 1),
+        i_RGBLEDEN=Const(1, 1),
+        i_RGB0PWM=first,
+        i_RGB1PWM=Const(0, 1),
+        i_RGB2PWM=third,
+        o_RGB0=first_pin,
+        o_RGB2=third_pin,
+    )
 
 
 class Top(wiring.Component):
@@ -33,8 +65,8 @@ class Top(wiring.Component):
         What makes the engine's clock of the board's; None where they are the same.
     inverted
         LEDs (``led_busy``, ``led_fault``) that low lights.
-    open_drain
-        Whether the LEDs' pins are the open-drain ones of an iCE40 UltraPlus.
+    rgb_driver
+        Whether the LEDs hang on the RGB driver of an iCE40 UltraPlus; `inverted` says nothing of them then.
     leds
         Whether there are any.
 
@@ -56,12 +88,12 @@ class Top(wiring.Component):
         divisor: int,
         pll: Pll | None = None,
         inverted: frozenset[str] = frozenset(),
-        open_drain: bool = False,
+        rgb_driver: bool = False,
         leds: bool = True,
     ):
         self.pll = pll
         self.inverted = inverted
-        self.open_drain = open_drain
+        self.rgb_driver = rgb_driver
         self.system = System(config, memory=memory, memory_bytes=memory_bytes, divisor=divisor)
         members: dict[str, Any] = {
             "clk": In(1),
@@ -100,17 +132,11 @@ class Top(wiring.Component):
             system.uart_rx.eq(self.uart_rx),
             self.uart_tx.eq(system.uart_tx),
         ]
-        for name, lit in (("led_busy", system.busy), ("led_fault", system.fault)) if self.leds else ():
-            level = lit ^ (name in self.inverted)
-            if self.open_drain:
-                m.submodules[name] = Instance(
-                    "SB_IO_OD",
-                    p_PIN_TYPE=Const(0b011001, 6),  # output, not registered
-                    i_DOUT0=level,
-                    o_PACKAGEPIN=getattr(self, name),
-                )
-            else:
-                m.d.comb += getattr(self, name).eq(level)
+        if self.rgb_driver:
+            m.submodules.leds = rgb_driver(system.busy, system.fault, self.led_busy, self.led_fault)
+        elif self.leds:
+            for name, lit in (("led_busy", system.busy), ("led_fault", system.fault)):
+                m.d.comb += getattr(self, name).eq(lit ^ (name in self.inverted))
         if self._outside:
             m.d.comb += [self.engine_clk.eq(clock), self.engine_rst.eq(system.rst)]
         for name, member in self._outside.items():

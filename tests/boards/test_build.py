@@ -12,8 +12,7 @@ from bitwright.boards.build import compile_for, largest_memory, plan, write_veri
 from bitwright.gen import config as configs
 from bitwright.gen.importers import load
 from bitwright.gen.suggest import engine_blocks
-from bitwright.gen.synthesis import TARGETS, synthesis_script
-from bitwright.gen.toolchain import run_tool
+from bitwright.gen.synthesis import TARGETS
 from bitwright.hw.errors import BitwrightError, ConfigError
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -125,27 +124,6 @@ def test_external_memory(tmp_path):
     verilog = (tmp_path / "top.v").read_text()
     top = verilog[verilog.index("module top(") :].split(");")[0]
     assert {"m_axi_araddr", "m_axi_wdata", "host__adr", "engine_clk"} <= set(top.replace(",", " ").split())
-
-
-def cells(found, folder):
-    """Cells of the netlist of a plan, by type."""
-    write_verilog(found, folder)
-    (folder / "top.v").rename(folder / "design.v")
-    script = synthesis_script(TARGETS[found.board.target], "top", folder)
-    run_tool("yosys", ["-p", f"{script}; tee -q -o stat.json stat -json"], folder)
-    return json.loads((folder / "stat.json").read_text())["design"]["num_cells_by_type"]
-
-
-def test_primitives_of_the_icebreaker(tmp_path):
-    """What memory, multipliers and PLL become; and nothing emulates what a memory does not define."""
-    found = cells(plan(ICEBREAKER, configs.load("icebreaker")), tmp_path)
-    assert {name: found[name] for name in ("SB_SPRAM256KA", "SB_MAC16", "SB_RAM40_4K", "SB_PLL40_PAD")} == {
-        "SB_SPRAM256KA": 4,
-        "SB_MAC16": 5,
-        "SB_RAM40_4K": 27,
-        "SB_PLL40_PAD": 1,
-    }
-    assert found["SB_LUT4"] < 3600
 
 
 def bitwright(*arguments, cwd):

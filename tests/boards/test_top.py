@@ -26,7 +26,7 @@ def test_every_board_elaborates(board):
     assert ("m_axi_araddr" in verilog.split("module top(")[1].split(");")[0]) == outside
     primitive = {"SB_PLL40": "SB_PLL40_", "EHXPLLL": "EHXPLLL", "rPLL": "rPLL"}[board.pll.name]
     assert (f"  {primitive}" in verilog) == (board.clock_mhz != board.input_mhz)
-    assert ("SB_IO_OD" in verilog) == board.open_drain
+    assert ("SB_RGBA_DRV" in verilog) == board.rgb_driver
     assert ("module bitwright_single_port_ram" in verilog) == (board.memory == "single")
 
 
