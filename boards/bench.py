@@ -62,7 +62,7 @@ def measure_link(
             statistics = accelerator.link.statistics
         seconds = time.monotonic() - started
         with Accelerator.open(board.port, program=program, link_timeout=3.0) as accelerator:
-            recovered = np.array_equal(accelerator.run(images[:1]), expected[:1])
+            recovered = np.array_equal(accelerator.run(images[0]), expected[0])
     return {
         "inferences": len(images),
         "wrong": int((results != expected).any(axis=tuple(range(1, expected.ndim))).sum()),
@@ -82,7 +82,7 @@ def link(
     inputs: Annotated[Path, typer.Option("--input", help=".npz with `input`.")] = Path(
         "examples/digits_mlp/test.npz"
     ),
-    limit: Annotated[int, typer.Option(min=1, help="Use only so many of the inputs.")] = 450,
+    limit: Annotated[int, typer.Option(min=1, help="Use only so many of the inputs.")] = 100,
     config: Annotated[str, typer.Option("--config", help="TOML file or shipped configuration.")] = "tiny",
     rate: Annotated[float, typer.Option(min=0.0, max=0.1, help="Probability of each kind of fault.")] = 0.01,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
