@@ -37,6 +37,8 @@ __all__ = [
 _HEADER_BYTES = 6
 _ATTEMPTS = 60
 _SILENCES = 20
+_LONGER = 1.25
+_LONGEST = 16
 
 
 class LinkError(BitwrightError):
@@ -189,7 +191,8 @@ class Link:
     baud
         Bits per second, for how long a frame takes.
     timeout
-        Seconds that the device, the operating system and whatever lies between add to that.
+        Seconds that the device, the operating system and whatever lies between add to that. With each attempt
+        that fails it is a quarter more, up to 16 times as much.
     """
 
     def __init__(self, transport: Transport, *, baud: int = 115200, timeout: float = 0.25):
@@ -239,10 +242,7 @@ class Link:
         _check_range(address, size)
         data = bytearray()
         while len(data) < size:
-            words = min(self._words, (size - len(data)) // 4)
-            answer = self._attempt(Operation.READ, address + len(data), words, b"")
-            if answer is not None:
-                data += answer
+            data += self._some(Operation.READ, address + len(data), (size - len(data)) // 4, b"")[1]
         return bytes(data)
 
     def write(self, address: int, data: bytes) -> None:
@@ -250,10 +250,7 @@ class Link:
         _check_range(address, len(data))
         done = 0
         while done < len(data):
-            words = min(self._words, (len(data) - done) // 4)
-            part = data[done : done + 4 * words]
-            if self._attempt(Operation.WRITE, address + done, words, part) is not None:
-                done += len(part)
+            done += 4 * self._some(Operation.WRITE, address + done, (len(data) - done) // 4, data[done:])[0]
 
     def read_register(self, address: int) -> int:
         """One word; errors as of :meth:`read`."""
@@ -266,6 +263,19 @@ class Link:
     def close(self) -> None:
         """Close the transport."""
         self.transport.close()
+
+    def _some(self, operation: Operation, address: int, words: int, data: bytes) -> tuple[int, bytes]:
+        """As many of some words as come through at once: how many, and the answer."""
+        sequence, before = 0, 0
+        while True:
+            now = min(self._words, words)
+            if now != before:
+                # Another length is another request.
+                sequence, before = self._next_sequence(), now
+            part = data[: 4 * now] if operation is Operation.WRITE else b""
+            answer = self._attempt(operation, address, now, part, sequence)
+            if answer is not None:
+                return now, answer
 
     def _insist(self, operation: Operation, address: int, words: int, data: bytes) -> bytes:
         """The answer to this very request, sent as often as it takes."""
@@ -280,13 +290,11 @@ class Link:
         return self._sequence
 
     def _attempt(
-        self, operation: Operation, address: int, words: int, data: bytes, sequence: int | None = None
+        self, operation: Operation, address: int, words: int, data: bytes, sequence: int
     ) -> bytes | None:
         """The answer to a request sent once, or None where there was none or a damaged one."""
         if self._lost:
             self.identify()
-        if sequence is None:
-            sequence = self._next_sequence()
         content = bytes([sequence, operation << 6 | words + LENGTH_OFFSET, *address.to_bytes(4, "little")])
         found = self._exchange(content + data, 4 * words if operation is Operation.READ else 0)
         if found is None:
@@ -330,8 +338,8 @@ class Link:
             self._lost = True
             raise LinkError(
                 f"address {address:#010x}: {what} to {count} attempts to {operation.name.lower()} within "
-                f"{self.timeout:g} s each; is the board configured, is this its port, and {self.baud} baud "
-                "its speed?"
+                f"{self.timeout:g} s and more; is the board configured, is this its port, is its speed "
+                f"{self.baud} baud?"
             )
 
     def _exchange(self, content: bytes, expected: int) -> bytes | None:
@@ -341,7 +349,9 @@ class Link:
         header = content[:_HEADER_BYTES]
         # With every byte of the answer escaped, at worst
         on_line = 10 * (len(line) + 2 * (_HEADER_BYTES + expected + 5) + 2) / self.baud
-        deadline = time.monotonic() + on_line + self.timeout
+        # More each time: what answers late would otherwise never answer in time.
+        patience = self.timeout * min(_LONGEST, _LONGER**self._failures)
+        deadline = time.monotonic() + on_line + patience
         silent = True
         try:
             self.transport.write(line)

@@ -212,6 +212,7 @@ def _inferences(count: int) -> str:
 def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> dict[str, Any]:
     from bitwright.sim.rtl import primitive_models
 
+    from .driver import driver_files
     from .manifest import manifest
     from .verilog import elaborate
 
@@ -220,6 +221,8 @@ def _generate(config: EngineConfig, stage: Path, say: Callable[[str], None]) -> 
     (stage / "engine.v").write_text(design.verilog)
     if models := primitive_models(design.verilog):
         (stage / CELLS).write_text("\n".join(models.values()))
+    for name, text in driver_files().items():
+        (stage / name).write_text(text)
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
@@ -496,8 +499,9 @@ def generate(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the engine's Verilog and a JSON manifest of its ports and registers."""
+    """Write the engine's Verilog, a JSON manifest of its ports and registers, and a driver in C."""
     from . import config as configs
+    from .driver import FILES
 
     engine = configs.load(config, overrides or ())
     with _results(output, engine, [CELLS]) as stage, working(as_json) as say:
@@ -520,7 +524,7 @@ def generate(
             ("memory port", f"{engine.bus_bits} bits"),
         ],
     )
-    _finish(output, ["engine.v", "engine.json", *([CELLS] if (output / CELLS).exists() else [])])
+    _finish(output, ["engine.v", "engine.json", *FILES, *([CELLS] if (output / CELLS).exists() else [])])
     return None
 
 

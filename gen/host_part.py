@@ -73,6 +73,12 @@ class HostPart:
     input: str
     output: str
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, HostPart) and self.as_json() == other.as_json()
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.input, self.output))
+
     @classmethod
     def of(cls, graph: Graph) -> "HostPart":
         """The host's share of a graph."""

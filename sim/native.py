@@ -24,9 +24,7 @@ from .tools import ToolError, find_simulator
 __all__ = ["compile_native"]
 
 
-def compile_native(
-    sources: Mapping[str, str], top: str, main: str, *, c_sources: Mapping[str, str] | None = None
-) -> Path:
+def compile_native(sources: Mapping[str, str], top: str, main: str) -> Path:
     """The program, compiled or found compiled before in :func:`~bitwright.sim.rtl.cache_root`.
 
     Parameters
@@ -37,8 +35,6 @@ def compile_native(
         Name of the top module; its class is ``Vtop``.
     main
         The main program, in C++.
-    c_sources
-        Contents of further C files (``.c``) and headers, by name; they are compiled as C++.
 
     Raises
     ------
@@ -53,8 +49,7 @@ def compile_native(
         raise ToolError(f"{root}: make cannot build in folders with spaces; set BITWRIGHT_CACHE")
     # The program has its own loop over the clock, so nothing waits for time within the Verilog.
     arguments = [argument for argument in _VERILATOR_ARGUMENTS if argument != "--timing"] + ["--no-timing"]
-    extra = dict(c_sources or {})
-    key = _key(["native", dict(sources), top, main, extra, _tool_key(tool), arguments, _MAKE_ARGUMENTS])
+    key = _key(["native", dict(sources), top, main, _tool_key(tool), arguments, _MAKE_ARGUMENTS])
     final = root / key
     if (final / "simulation").exists():
         with contextlib.suppress(OSError):
@@ -66,20 +61,14 @@ def compile_native(
     log = folder / "build.log"
     environment = dict(os.environ)
     tool.extend(environment)
-    for name, text in {**sources, "main.cpp": main, **extra}.items():
+    for name, text in {**sources, "main.cpp": main}.items():
         (folder / name).write_text(text)
-    # A C file is compiled through one of C++ that includes it.
-    wrapped = []
-    for name in extra:
-        if name.endswith(".c"):
-            (folder / f"{name}.cpp").write_text(f'extern "C" {{\n#include "{name}"\n}}\n')
-            wrapped.append(f"{name}.cpp")
     # As in :mod:`bitwright.sim.rtl`, objects of Verilator's own library are kept.
     library = root / f"library-{_key(['native', _tool_key(tool), _MAKE_ARGUMENTS])}"
     commands = [
         [
             *(str(tool.executable), "--cc", "--exe", "--Mdir", ".", "--prefix", "Vtop", "--top-module", top),
-            *(*arguments, "-o", "simulation", *sources, "main.cpp", *wrapped),
+            *(*arguments, "-o", "simulation", *sources, "main.cpp"),
         ],
         ["make", "-j", str(_MAKE_JOBS), "-f", "Vtop.mk", *_MAKE_ARGUMENTS, *tool.make_variables],
     ]

@@ -76,7 +76,7 @@ def test_nobody_there(device):
     there = device()
     there.mute = True
     link = quick(there)
-    with pytest.raises(LinkError, match=r"no answer to 20 attempts to identify within 0\.001 s each"):
+    with pytest.raises(LinkError, match=r"no answer to 20 attempts to identify within 0\.001 s and more"):
         link.read(0, 4)
     # It comes to life, and all is well.
     there.mute = False
