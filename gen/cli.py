@@ -224,6 +224,7 @@ def _inferences(count: int) -> str:
 def _generate(
     config: EngineConfig, stage: Path, say: Callable[[str], None], core: str | None = None
 ) -> dict[str, Any]:
+    from .driver import driver_files
     from .fusesoc import core_file, smoke_test
     from .manifest import manifest
     from .verilog import elaborate, simulation_cells
@@ -238,6 +239,8 @@ def _generate(
             CORE, (core_file(core, config, cells=bool(cells)), smoke_test(config, design)), strict=True
         ):
             (stage / name).write_text(text)
+    for name, text in driver_files().items():
+        (stage / name).write_text(text)
     description = manifest(config, design)
     _write_json(stage / "engine.json", description)
     return description
@@ -531,8 +534,9 @@ def generate(
     overrides: Overrides = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write the engine's Verilog and a JSON manifest of its ports and registers."""
+    """Write the engine's Verilog, a JSON manifest of its ports and registers, and a driver in C."""
     from . import config as configs
+    from .driver import FILES
     from .fusesoc import check_name
 
     if core is not None:
@@ -559,7 +563,7 @@ def generate(
         ],
     )
     names = [name for name in (CELLS, *CORE) if (output / name).exists()]
-    _finish(output, ["engine.v", "engine.json", *names])
+    _finish(output, ["engine.v", "engine.json", *FILES, *names])
     return None
 
 

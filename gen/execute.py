@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bitwright.hw.errors import BitwrightError
-from bitwright.hw.sched.registers import COUNTER_BASE, COUNTERS, REGISTERS, Fault
+from bitwright.hw.sched.registers import COUNTER_BASE, COUNTERS, Fault
 from bitwright.sim import golden
-from bitwright.sim.graph import Graph, Quantize
+from bitwright.sim.graph import Graph
 from bitwright.sim.rtl import MemoryTiming, Run, Simulation
 
+from .host_part import OFFSETS, HostPart, start_registers
 from .mapper import SNAPSHOT_BYTES
 from .program import Program
 
 __all__ = ["EngineError", "Execution", "LayerCount", "execute"]
 
-_OFFSETS = {register.name: register.offset for register in REGISTERS}
 _NAMES = [name for name, _ in COUNTERS]
 MEMORY_BASE = 0x4000_0000
 WATCHDOG_CYCLES = 100_000
@@ -118,19 +118,22 @@ def execute(
         The inputs do not fit the network.
     """
     expected = golden.run(graph, inputs)
-    source = next((node.output for node in graph.nodes if isinstance(node, Quantize)), graph.input)
+    host = HostPart.of(graph)
+    source = host.source
     codes = expected[source]
     computed = [name for name, place in program.placements.items() if name != source and place.stored]
     reads = [(program.placements[name].address, program.placements[name].size) for name in computed]
     reads += [(layer.snapshot, SNAPSHOT_BYTES) for layer in program.layers]
     registers = (
-        (_OFFSETS["memory_base"], MEMORY_BASE),
-        (_OFFSETS["memory_size"], program.memory_bytes),
-        (_OFFSETS["program"], program.program_address),
-        (_OFFSETS["instructions"], len(program.instructions)),
-        (_OFFSETS["watchdog"], WATCHDOG_CYCLES),
-        (_OFFSETS["irq_enable"], 1),
-        (_OFFSETS["control"], 1),
+        *start_registers(
+            memory_base=MEMORY_BASE,
+            memory_bytes=program.memory_bytes,
+            program_address=program.program_address,
+            instructions=len(program.instructions),
+            watchdog=WATCHDOG_CYCLES,
+            irq=True,
+        ),
+        (OFFSETS["control"], 1),
     )
     counters = tuple(COUNTER_BASE + 4 * index for index in range(len(COUNTERS)))
     place = program.placements[source]
@@ -143,7 +146,7 @@ def execute(
             writes=(*blank, (place.address, place.encode(codes[index]))),
             registers=registers,
             reads=tuple(reads),
-            read_registers=(_OFFSETS["status"], *counters),
+            read_registers=(OFFSETS["status"], *counters),
             timeout_cycles=20 * program.predicted_cycles + 200_000,
         )
         for index in range(len(codes))
@@ -159,7 +162,7 @@ def execute(
     results = simulation.run(program.image, runs, timing, MEMORY_BASE, progress)
 
     for index, result in enumerate(results):
-        status = result.registers.get(_OFFSETS["status"], 0)
+        status = result.registers.get(OFFSETS["status"], 0)
         if result.timed_out:
             raise EngineError(f"inference {index}: no end after {result.cycles} cycles")
         if status & 4:
@@ -176,9 +179,7 @@ def execute(
         wrong = int((values != expected[name]).sum())
         if wrong:
             mismatches[name] = wrong
-    # The host's part of the graph, on what the engine gave.
-    for node in graph.tail:
-        outputs[node.output] = golden.compute(graph, node, outputs)
+    outputs |= host.finish(outputs)
     if graph.input not in outputs and graph.input in expected:
         outputs = {graph.input: expected[graph.input], **outputs}
 

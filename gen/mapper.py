@@ -45,6 +45,7 @@ from bitwright.sim.graph import (
 )
 
 from .fusion import alone, fusible, overlaps
+from .host_part import HostPart
 from .joins import apart, unaligned
 from .layer import Cut, Layer, Part, Tile, packs
 from .lowering import Operation, lower
@@ -785,6 +786,7 @@ def compile_graph(
         program_address=address,
         placements=placements,
         layers=layers,
+        host=HostPart.of(graph),
     )
 
 

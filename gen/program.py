@@ -17,6 +17,8 @@ from bitwright.hw.sched.isa import Instruction
 from bitwright.hw.storage import Storage
 from bitwright.sim.graph import NetworkError
 
+from .host_part import HostPart
+
 __all__ = ["LayerPlan", "Placement", "Program"]
 
 
@@ -166,6 +168,8 @@ class Program:
         Every integer tensor, by name.
     layers
         In execution order.
+    host
+        What the host computes of the network; ``None`` for instructions without one.
     """
 
     network: str
@@ -176,6 +180,7 @@ class Program:
     program_address: int
     placements: dict[str, Placement]
     layers: Sequence[LayerPlan]
+    host: HostPart | None = None
 
     @property
     def macs(self) -> int:
@@ -198,6 +203,7 @@ class Program:
             "instructions": len(self.instructions),
             "tensors": [placement.as_json() for placement in self.placements.values()],
             "layers": [asdict(layer) for layer in self.layers],
+            "host": self.host and self.host.as_json(),
         }
         np.savez_compressed(
             path,
@@ -233,6 +239,7 @@ class Program:
                 program_address=meta["program_address"],
                 placements={tensor["name"]: Placement.from_json(tensor) for tensor in meta["tensors"]},
                 layers=[LayerPlan(**layer) for layer in meta["layers"]],
+                host=meta["host"] and HostPart.from_json(meta["host"]),
             )
         except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
             raise NetworkError(

@@ -48,8 +48,10 @@ __all__ = [
     "Overhead",
     "Proposal",
     "Suggestion",
+    "engine_blocks",
     "estimate",
     "features",
+    "memory_blocks",
     "overheads",
     "prices",
     "suggest",
@@ -336,6 +338,32 @@ def _memories(config: EngineConfig) -> Iterator[tuple[int, int, int]]:
     yield from _banks(Feeder.patch_geometry(config), config.rows)
 
 
+def memory_blocks(width: int, depth: int, granule: int, family: str) -> int:
+    """Block RAMs of a memory, in whichever shape takes fewest; none where LUT RAM is smaller.
+
+    Parameters
+    ----------
+    width, depth, granule
+        Bits of a word; words; bits of a write enable.
+    family
+        Of the device.
+    """
+    return _blocks(width, depth, granule, family)
+
+
+def engine_blocks(config: EngineConfig, family: str) -> int:
+    """Block RAMs of an engine, counted.
+
+    Parameters
+    ----------
+    config
+        The engine.
+    family
+        Of the device.
+    """
+    return sum(_blocks(*memory, family) for memory in _memories(config))
+
+
 def _banks(geometry: Geometry, count: int) -> Iterator[tuple[int, int, int]]:
     """The memories of so many scratchpads."""
     width = geometry.read_bits * geometry.ratio
@@ -389,7 +417,7 @@ def estimate(
         units_lut=round(units),
         engine_lut=round(other),
         dsp=multiplier_blocks(config),
-        bram=sum(_blocks(*memory, target.family) for memory in _memories(config)),
+        bram=engine_blocks(config, target.family),
         fmax_mhz=min(
             clock,
             overhead.clock_mhz[target.name],

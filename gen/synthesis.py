@@ -6,7 +6,7 @@ import re
 import shutil
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,6 +21,7 @@ from .toolchain import Finished, ToolTimeoutError, run_tool, versions
 __all__ = [
     "TARGETS",
     "CriticalPath",
+    "Flow",
     "Resources",
     "SynthesisResult",
     "Target",
@@ -345,7 +346,7 @@ def synthesise(
     try:
         (stage / "design.v").write_bytes(source)
         weight = {"ecp5": 30, "ice40": 10}[device.family] if timing_weight is None else timing_weight
-        flow = _Flow(device, stage, goal, timeout, weight, progress or (lambda text: None))
+        flow = Flow(device, stage, goal, timeout, weight, progress or (lambda text: None))
         result = flow.run(top, seeds)
         _keep(stage, workdir)
     finally:
@@ -405,8 +406,24 @@ _RESET_PINS = {"R", "S"}
 
 
 @dataclass(frozen=True)
-class _Flow:
-    """One design on its way through the tools, in a folder of its own."""
+class Flow:
+    """One design on its way through the tools, in a folder of its own.
+
+    Parameters
+    ----------
+    target
+        The device.
+    folder
+        Where `design.v` is, and everything else will be.
+    frequency
+        Clock to aim for, in MHz.
+    timeout
+        Seconds that a run of a tool may take.
+    timing_weight
+        How much nextpnr's placer minds delay beside length.
+    say
+        Told what is being done.
+    """
 
     target: Target
     folder: Path
@@ -417,15 +434,26 @@ class _Flow:
 
     @property
     def nextpnr(self) -> str:
+        """The place-and-route tool of the family."""
         return f"nextpnr-{self.target.family}"
 
     def run(self, top: str, seeds: int) -> SynthesisResult:
+        """Synthesise, place and route with seeds from 1 on.
+
+        Parameters
+        ----------
+        top
+            The top module.
+        seeds
+            How many.
+        """
+        return self.run_seeds(top, range(1, seeds + 1))
+
+    def run_seeds(self, top: str, seeds: Sequence[int]) -> SynthesisResult:
+        """The same with these seeds."""
         found = versions(("yosys", self.nextpnr), progress=self.say)
         cells = self.synthesise(top)
-        if self.target.family == "ice40":
-            self.drop_ports(top)
-        else:
-            self.trim_carry_chains(top)
+        self.prepare(top)
         used = self.count(self.pack(), cells)
         available = self.target.available
         excess = {
@@ -444,8 +472,8 @@ class _Flow:
         if excess:
             return SynthesisResult(**common, excess=excess)
         runs = []
-        for seed in range(1, seeds + 1):
-            self.say(f"nextpnr: placing and routing for {self.target.name}, seed {seed} of {seeds}")
+        for count, seed in enumerate(seeds, 1):
+            self.say(f"nextpnr: placing and routing for {self.target.name}, seed {count} of {len(seeds)}")
             report = self.place_and_route(seed)
             if isinstance(report, str):
                 return SynthesisResult(**common, obstacle=report)
@@ -459,6 +487,13 @@ class _Flow:
         return SynthesisResult(
             **common, fmax_mhz=tuple(clock for clock, _ in runs), critical_path=_critical_path(median)
         )
+
+    def prepare(self, top: str) -> None:
+        """Make of the netlist what nextpnr is to be given."""
+        if self.target.family == "ice40":
+            self.drop_ports(top)
+        else:
+            self.trim_carry_chains(top)
 
     def synthesise(self, top: str) -> dict[str, int]:
         """Make the netlist; cells by type."""
@@ -523,6 +558,7 @@ class _Flow:
         path.write_text(json.dumps(netlist))
 
     def arguments(self) -> list[str]:
+        """What nextpnr is called with, whatever the seed."""
         context = {"ecp5": ["--out-of-context"], "ice40": ["--pcf-allow-unconstrained"]}[self.target.family]
         return [
             *self.target.nextpnr,
@@ -536,6 +572,10 @@ class _Flow:
             str(self.timing_weight),
         ]
 
+    def results(self, seed: int) -> list[str]:
+        """Arguments that name what nextpnr is to write beside its report."""
+        return []
+
     def pack(self) -> dict[str, dict[str, int]]:
         """Pack only, which is quick and succeeds even where the device is too small; counts by bel type."""
         self.say(f"nextpnr: packing for {self.target.name}")
@@ -546,6 +586,7 @@ class _Flow:
         return utilisation
 
     def count(self, packed: dict[str, dict[str, int]], cells: dict[str, int]) -> Resources:
+        """What the design takes, by nextpnr's count of bel types and Yosys' of cells."""
         counts = {
             name: sum(weight * packed[bel]["used"] for bel, weight in weights.items() if bel in packed)
             for name, weights in _WEIGHTS[self.target.family].items()
@@ -557,7 +598,11 @@ class _Flow:
     def place_and_route(self, seed: int) -> dict[str, Any] | str:
         """The report, or why it does not fit."""
         name = f"nextpnr-seed{seed}"
-        arguments = [*self.arguments(), "--seed", str(seed), "--report", f"{name}.json"]
+        arguments = [
+            *self.arguments(),
+            *self.results(seed),
+            *("--seed", str(seed), "--report", f"{name}.json"),
+        ]
 
         def run(*more: str) -> Finished:
             return run_tool(

@@ -321,10 +321,17 @@ class Engine(wiring.Component):
     irq : done or fault, while ``irq_enable`` is set
     s_axil_* : AXI4-Lite, registers of :mod:`bitwright.hw.sched.registers`
     m_axi_* : AXI4, ``bus_bits`` wide, one ID bit
+
+    Attributes
+    ----------
+    busy, fault : Signal
+        Bits of the register ``status``; no ports, but a design that the engine is part of may look at them.
     """
 
     def __init__(self, config: EngineConfig):
         self.config = config
+        self.busy = Signal()
+        self.fault = Signal()
         self._registers = RegisterPort()
         bus = {
             "bus_bits": config.bus_bits,
@@ -385,9 +392,9 @@ class Engine(wiring.Component):
             "irq_enable": 1,
         }
         values: dict[str, Signal] = {name: Signal(min(bits, 32), name=name) for name, bits in widths.items()}
-        busy = Signal()
+        busy = self.busy
         done = Signal()
-        fault = Signal()
+        fault = self.fault
         code = Signal(8)
         offsets = {register.name: register.offset for register in REGISTERS}
         for name, value in values.items():
@@ -423,7 +430,7 @@ class Engine(wiring.Component):
         stop = Signal()
         begin = Signal()
         settled = Signal()
-        watchdog_left = Signal(32)
+        still = Signal(33, init=1)  # cycles without progress, and one; it stays at its greatest value
         expired = Signal()
         progress = Signal()
         m.d.sync += progress.eq(read.valid.any() | write.beat | core.progress)
@@ -470,11 +477,12 @@ class Engine(wiring.Component):
                     m.d.sync += busy.eq(0)
                     m.next = "IDLE"
 
+        # Counted up, as an adder with a reset takes half the cells of one that is loaded.
         with m.If(~running | progress):
-            m.d.sync += watchdog_left.eq(values["watchdog"])
-        with m.Elif(watchdog_left != 0):
-            m.d.sync += watchdog_left.eq(watchdog_left - 1)
-        m.d.sync += expired.eq(running & ~progress & (watchdog_left == 1))
+            m.d.sync += still.eq(1)
+        with m.Elif(~still[32]):
+            m.d.sync += still.eq(still + 1)
+        m.d.sync += expired.eq(running & ~progress & (still == values["watchdog"]))
 
         # Ports
         for master in (read, write):

@@ -22,6 +22,7 @@ from .graph import (
     Elementwise,
     FullyConnected,
     Graph,
+    GraphLike,
     HostRounding,
     Lookup,
     MaxPool,
@@ -68,7 +69,7 @@ def storage_type(tensor: TensorInfo) -> np.dtype[Any]:
     return np.dtype(f"{'i' if tensor.format.min < 0 else 'u'}{size // 8}")
 
 
-def prepare_input(graph: Graph, array: ArrayLike) -> NDArray[Any]:
+def prepare_input(graph: GraphLike, array: ArrayLike) -> NDArray[Any]:
     """A batch as the graph's input takes it: type and range checked, shaped ``(n, *input shape)``.
 
     Accepted are one input or several along a leading axis, with the axes of one input split or merged
@@ -135,7 +136,7 @@ def _range_of(format: Format) -> str:
     return f"from {format.min} to {format.max}" if isinstance(format, Int) else "-1 and +1"
 
 
-def _codes_at_input(graph: Graph) -> TensorInfo:
+def _codes_at_input(graph: GraphLike) -> TensorInfo:
     """The first integer tensor: the input itself, or what it is quantised to."""
     info = graph.tensors[graph.input]
     if info.format is not None:
@@ -184,7 +185,7 @@ def run(graph: Graph, inputs: ArrayLike) -> dict[str, NDArray[Any]]:
     return values
 
 
-def compute(graph: Graph, node: Node, values: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+def compute(graph: GraphLike, node: Node, values: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """What one node makes of a batch.
 
     Parameters

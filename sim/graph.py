@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite, prod
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +31,7 @@ __all__ = [
     "Elementwise",
     "FullyConnected",
     "Graph",
+    "GraphLike",
     "HostRounding",
     "Lookup",
     "MaxPool",
@@ -90,6 +91,22 @@ Operation = (
 _INT32 = Int(32)
 _UNARY = ("sign", *get_args(RoundingMode))
 _HOST_ROUNDINGS = (*get_args(Rounding), *get_args(RoundingMode))
+
+
+class GraphLike(Protocol):
+    """As much of a graph as it takes to compute nodes: a :class:`Graph`, or a part of one."""
+
+    @property
+    def tensors(self) -> "dict[str, TensorInfo]":
+        """Every tensor by name."""
+
+    @property
+    def nodes(self) -> "tuple[Node, ...]":
+        """In execution order."""
+
+    @property
+    def input(self) -> str:
+        """Name of the tensor at the beginning."""
 
 
 class NetworkError(BitwrightError):

@@ -1,5 +1,7 @@
 """Fixtures for every test."""
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,3 +15,26 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the reference networks (../shared/data) are not there")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def compile_c(tmp_path_factory):
+    """``compile_c(files, shared=False)``: C99 files by name, compiled with every warning an error."""
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+
+    def compile_files(files, shared=False):
+        folder = tmp_path_factory.mktemp("c")
+        for name, text in files.items():
+            (folder / name).write_text(text)
+        options = ["-Wall", "-Wextra", "-Werror", "-std=c99", "-pedantic", "-O2"]
+        options += ["-shared", "-fPIC"] if shared else ["-c"]
+        sources = [name for name in files if name.endswith(".c")]
+        done = subprocess.run(
+            [compiler, *options, *sources, "-o", "compiled"], cwd=folder, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return folder / "compiled"
+
+    return compile_files

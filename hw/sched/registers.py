@@ -6,7 +6,7 @@ The AXI4-Lite port, the simulation's host and the manifest are made from these t
 import enum
 from dataclasses import dataclass
 
-__all__ = ["COUNTERS", "COUNTER_BASE", "ID_VALUE", "REGISTERS", "Fault", "Register"]
+__all__ = ["COUNTERS", "COUNTER_BASE", "ID_VALUE", "REGISTERS", "Fault", "Field", "Register"]
 
 ID_VALUE = 0x42574731
 """Contents of the `id` register: "BWG1"."""
@@ -31,6 +31,27 @@ class Fault(enum.IntEnum):
 
 
 @dataclass(frozen=True)
+class Field:
+    """Some bits of a register.
+
+    Parameters
+    ----------
+    name, low, bits, doc
+        Its name, lowest bit, width, and meaning.
+    """
+
+    name: str
+    low: int
+    bits: int
+    doc: str
+
+    @property
+    def mask(self) -> int:
+        """Its bits, set."""
+        return (1 << self.bits) - 1 << self.low
+
+
+@dataclass(frozen=True)
 class Register:
     """One 32-bit register of the AXI4-Lite port.
 
@@ -38,18 +59,38 @@ class Register:
     ----------
     name, offset, access, doc
         Its name, byte offset, `ro` or `rw`, and meaning.
+    fields
+        Its parts; none where the whole register is one number.
     """
 
     name: str
     offset: int
     access: str
     doc: str
+    fields: tuple[Field, ...] = ()
 
 
 REGISTERS = (
     Register("id", 0x00, "ro", "Identifies the engine: 0x42574731."),
-    Register("control", 0x04, "rw", "Write 1 to start; ignored while busy. Clears done and fault. Reads 0."),
-    Register("status", 0x08, "ro", "Bit 0 busy, bit 1 done, bit 2 fault, bits 15..8 fault code."),
+    Register(
+        "control",
+        0x04,
+        "rw",
+        "Write 1 to start; ignored while busy. Clears done and fault. Reads 0.",
+        (Field("start", 0, 1, "Starts the program."),),
+    ),
+    Register(
+        "status",
+        0x08,
+        "ro",
+        "Bit 0 busy, bit 1 done, bit 2 fault, bits 15..8 fault code.",
+        (
+            Field("busy", 0, 1, "The program is running."),
+            Field("done", 1, 1, "It has come to its end."),
+            Field("fault", 2, 1, "It was stopped."),
+            Field("code", 8, 8, "Why; a fault code."),
+        ),
+    ),
     Register("memory_base", 0x0C, "rw", "Byte address of the granted window; a multiple of 4096."),
     Register("memory_size", 0x10, "rw", "Bytes of the granted window."),
     Register("program", 0x14, "rw", "Byte offset of the program in the window; a multiple of the bus width."),
@@ -60,7 +101,13 @@ REGISTERS = (
         "rw",
         "Cycles without progress after which the engine faults; 0 never. Use 100 or more.",
     ),
-    Register("irq_enable", 0x20, "rw", "Bit 0: irq is high while done or fault is set."),
+    Register(
+        "irq_enable",
+        0x20,
+        "rw",
+        "Bit 0: irq is high while done or fault is set.",
+        (Field("enable", 0, 1, "Whether irq is raised."),),
+    ),
 )
 """Control and status registers."""
 

@@ -8,7 +8,7 @@ from bitwright.hw.sched.counters import EventCounters
 from bitwright.hw.sched.registers import COUNTERS
 
 COUNT = len(COUNTERS)
-READ_DELAY = 5
+READ_DELAY = 4
 """Cycles from the last event that a value includes to the cycle in which it is given."""
 
 

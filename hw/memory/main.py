@@ -1,0 +1,246 @@
+"""Main memory on the chip: what an engine reads and writes over AXI4, and a host over Wishbone."""
+
+from typing import Literal
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from ..bus.wishbone import WishboneSignature
+from .ram import Ram
+from .single_port import SinglePortRam
+
+__all__ = ["MIN_BYTES", "MainMemory"]
+
+MIN_BYTES = 4096
+"""Smallest main memory: the unit in which an engine's window is granted."""
+
+
+class MainMemory(wiring.Component):
+    """A memory that an AXI4 master and a Wishbone initiator share.
+
+    ::
+
+        AW ─► place ┐                                  ┌─► R
+        W ──────────┴─► write ──┐                      │
+        Wishbone ───────────────┼─► arbiter ─► RAM ────┤
+        AR ─► place, words left ┴── read ──┘           └─► Wishbone
+
+    Of ``block`` RAM a word is read and another one written in a cycle, of ``single`` port RAM one of both.
+    The host goes first, its accesses being rare; then a burst's words that are there to be written, then
+    those to be read. A burst that nothing else interrupts goes at a word per cycle.
+
+    No word is read in the cycle in which it is written (the read waits), as block RAM does not define what it
+    gives then.
+
+    The master's part of the bargain, kept by :mod:`bitwright.hw.bus.axi4`: bursts are INCR, of whole words,
+    and do not cross a multiple of ``burst_beats`` words. A word of R that it does not take holds up
+    everything else where the RAM has one port, so it must not wait for a write meanwhile.
+
+    Latency, without interruption: the first word of a read burst two cycles after its address was taken; the
+    answer to a write burst in the cycle after its last word. Wishbone is answered in the cycle after the one
+    in which it asks.
+
+    Parameters
+    ----------
+    kind
+        ``"block"`` or ``"single"``: which RAM.
+    size
+        Bytes: a multiple of :data:`MIN_BYTES`. Of an address only those bits are looked at that count up to
+        there; the host's accesses to what is behind the end are answered ``err``, a burst there is undefined.
+    bus_bits
+        Data width of the AXI4 port: 32, 64 or 128.
+    burst_beats
+        Longest burst, as above: a power of two.
+    host_address_bits
+        Width of the host's address, which counts words of 32 bits.
+
+    Members
+    -------
+    s_aw*, s_w*, s_b*, s_ar*, s_r* : AXI4, one ID bit; only those signals that are looked at
+    host : Wishbone, 32 bits
+
+    References
+    ----------
+    ARM IHI 0022, AMBA AXI; OpenCores, Wishbone B4
+    """
+
+    def __init__(
+        self,
+        *,
+        kind: Literal["block", "single"],
+        size: int,
+        bus_bits: int,
+        burst_beats: int,
+        host_address_bits: int = 30,
+    ):
+        if kind not in ("block", "single"):
+            raise ValueError(f"kind must be 'block' or 'single', not {kind!r}")
+        if size < MIN_BYTES or size % MIN_BYTES:
+            raise ValueError(f"size must be a multiple of {MIN_BYTES}, not {size!r}")
+        if bus_bits not in (32, 64, 128):
+            raise ValueError(f"bus_bits must be 32, 64 or 128, not {bus_bits!r}")
+        if not 1 <= burst_beats <= 256 or burst_beats & (burst_beats - 1):
+            raise ValueError(f"burst_beats must be a power of two up to 256, not {burst_beats!r}")
+        self.kind = kind
+        self.size = size
+        self.bus_bits = bus_bits
+        self.burst_beats = burst_beats
+        super().__init__(
+            {
+                "s_awvalid": In(1),
+                "s_awready": Out(1),
+                "s_awid": In(1),
+                "s_awaddr": In(32),
+                "s_wvalid": In(1),
+                "s_wready": Out(1),
+                "s_wdata": In(bus_bits),
+                "s_wstrb": In(bus_bits // 8),
+                "s_wlast": In(1),
+                "s_bvalid": Out(1),
+                "s_bready": In(1),
+                "s_bid": Out(1),
+                "s_bresp": Out(2),
+                "s_arvalid": In(1),
+                "s_arready": Out(1),
+                "s_arid": In(1),
+                "s_araddr": In(32),
+                "s_arlen": In(8),
+                "s_rvalid": Out(1),
+                "s_rready": In(1),
+                "s_rid": Out(1),
+                "s_rdata": Out(bus_bits),
+                "s_rresp": Out(2),
+                "s_rlast": Out(1),
+                "host": In(WishboneSignature(address_bits=host_address_bits)),
+            }
+        )
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        word_bytes = self.bus_bits // 8
+        shift = (word_bytes - 1).bit_length()
+        depth = self.size // word_bytes
+        address_bits = (depth - 1).bit_length()
+        # Within a burst only so many low bits of a word's address change.
+        counted = min((self.burst_beats - 1).bit_length(), address_bits)
+
+        def following(address: Signal) -> Value:
+            return Cat((address[:counted] + 1)[:counted], address[counted:])
+
+        host = self.host
+        parts = self.bus_bits // 32
+        part_bits = (parts - 1).bit_length()
+        host_place = host.adr[part_bits:][:address_bits]
+        host_part = host.adr[:part_bits] if parts > 1 else Const(0, 1)
+        host_asks = Signal()
+        beyond: Value = Const(0)
+        if depth & (depth - 1):
+            beyond = host_place >= depth
+            m.d.sync += host.err.eq(host.cyc & host.stb & ~host.err & beyond)
+        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~beyond)
+
+        # What is under way
+        writing = Signal()
+        write_place = Signal(address_bits, reset_less=True)
+        reading = Signal()
+        read_place = Signal(address_bits, reset_less=True)
+        read_left = Signal(range(self.burst_beats), reset_less=True)  # words behind the next one
+        read_id = Signal(reset_less=True)
+        # The RAM's output is a word for R, which stays until it is taken. It moves on as another one is read.
+        given = self.s_rvalid & ~self.s_rready
+
+        # Who goes
+        one_port = self.kind == "single"
+        open_ = ~given if one_port else Const(1)  # a write may change the RAM's output
+        host_writes = host_asks & host.we & open_
+        write_turn = writing & open_ & ~host_writes
+        if one_port:
+            write_turn &= ~host_asks
+        burst_writes = write_turn & self.s_wvalid
+        read_address = Mux(host_asks & ~host.we, host_place, read_place)
+        write_address = Mux(host_writes, host_place, write_place)
+        write = Signal()
+        m.d.comb += write.eq(host_writes | burst_writes)
+        blocked = write if one_port else write & (read_address == write_address)
+        host_reads = Signal()
+        burst_reads = Signal()
+        m.d.comb += [
+            host_reads.eq(host_asks & ~host.we & ~given & ~blocked),
+            burst_reads.eq(reading & ~(host_asks & ~host.we) & ~given & ~blocked),
+        ]
+
+        # The RAM
+        data = Mux(host_writes, host.dat_w.replicate(parts), self.s_wdata)
+        host_bytes = Cat(host.sel & (host_part == part).replicate(4) for part in range(parts))
+        strobes = Mux(host_writes, host_bytes, self.s_wstrb) & write.replicate(word_bytes)
+        read_data = Signal(self.bus_bits)
+        if one_port:
+            m.submodules.ram = ram = SinglePortRam(width=self.bus_bits, depth=depth)
+            # A word of which no byte is to be written must not be read instead.
+            m.d.comb += [
+                ram.enable.eq(Mux(write, strobes.any(), host_reads | burst_reads)),
+                ram.write.eq(strobes),
+                ram.address.eq(Mux(host_asks, host_place, Mux(write, write_place, read_place))),
+                ram.write_data.eq(data),
+                read_data.eq(ram.read_data),
+            ]
+        else:
+            # A RAM for each byte leaves its shape to synthesis: deep and narrow ones need no multiplexers.
+            for byte in range(word_bytes):
+                m.submodules[f"ram_{byte}"] = lane = Ram(width=8, depth=depth)
+                m.d.comb += [
+                    lane.write_enable.eq(strobes[byte]),
+                    lane.write_address.eq(write_address),
+                    lane.write_data.eq(data[8 * byte :][:8]),
+                    lane.read_enable.eq(host_reads | burst_reads),
+                    lane.read_address.eq(read_address),
+                    read_data[8 * byte :][:8].eq(lane.read_data),
+                ]
+
+        # Wishbone
+        m.d.sync += host.ack.eq(host_writes | host_reads)
+        m.d.comb += host.dat_r.eq(read_data.word_select(host_part, 32))
+
+        # Read bursts: the next one's address is taken as the last word of this one is read.
+        ends = burst_reads & (read_left == 0)
+        m.d.comb += [
+            self.s_arready.eq(~reading | ends),
+            self.s_rdata.eq(read_data),
+        ]
+        with m.If(self.s_rready):
+            m.d.sync += self.s_rvalid.eq(0)
+        with m.If(burst_reads):
+            m.d.sync += [
+                self.s_rvalid.eq(1),
+                self.s_rid.eq(read_id),
+                self.s_rlast.eq(read_left == 0),
+                read_left.eq(read_left - 1),
+                read_place.eq(following(read_place)),
+            ]
+        with m.If(self.s_arready):
+            m.d.sync += [
+                reading.eq(self.s_arvalid),
+                read_place.eq(self.s_araddr[shift:]),
+                read_left.eq(self.s_arlen),
+                read_id.eq(self.s_arid),
+            ]
+
+        # Write bursts: one at a time, as its answer stands in a register.
+        m.d.comb += [
+            self.s_awready.eq(~writing & ~self.s_bvalid),
+            self.s_wready.eq(write_turn),
+        ]
+        with m.If(self.s_bready):
+            m.d.sync += self.s_bvalid.eq(0)
+        with m.If(burst_writes):
+            m.d.sync += write_place.eq(following(write_place))
+            with m.If(self.s_wlast):
+                m.d.sync += [writing.eq(0), self.s_bvalid.eq(1)]
+        with m.If(self.s_awready):
+            m.d.sync += [
+                writing.eq(self.s_awvalid),
+                write_place.eq(self.s_awaddr[shift:]),
+                self.s_bid.eq(self.s_awid),
+            ]
+        return m
