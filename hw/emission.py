@@ -9,7 +9,10 @@ from typing import TypeVar, cast
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 
-__all__ = ["Emission", "never_elaborated", "share"]
+__all__ = ["SHARED", "Emission", "never_elaborated", "share"]
+
+SHARED = ("activation_feeder", "combiner_lane", "dot_product_unit", "requantiser", "thresholder")
+"""Names of the modules of an engine that are emitted once and instantiated many times."""
 
 T = TypeVar("T", bound=Elaboratable | None)
 
@@ -48,7 +51,7 @@ def share(platform: object, name: str, component: wiring.Component) -> Elaborata
     platform
         What ``elaborate`` was given.
     name
-        Name of the shared module.
+        Name of the shared module; those of an engine are in :data:`SHARED`.
     component
         Its ports are used as they are.
     """

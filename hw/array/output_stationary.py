@@ -133,14 +133,13 @@ class OutputStationaryArray(wiring.Component):
                 if control is not None:
                     m.d.comb += Value.cast(unit.control).eq(control)
 
-        capture = units[0].o_valid
-        m.d.sync += self.captured.eq(capture)
+        m.d.sync += self.captured.eq(units[0].o_valid)
         drain = [
             Signal(len(Value.cast(unit.o)), name=f"drain_{index}", reset_less=True)
             for index, unit in enumerate(units)
         ]
         for index, (register, unit) in enumerate(zip(drain, units, strict=True)):
-            with m.If(capture):
+            with m.If(unit.o_valid):  # of all units at a time; each its own, which lies nearer
                 m.d.sync += register.eq(Value.cast(unit.o))
             if index + self.step < len(units):
                 with m.Elif(self.shift):
