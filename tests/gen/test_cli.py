@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bitwright.gen.cli import show_layers
+from bitwright.gen.driver import driver_files
 from bitwright.hw.sched.registers import REGISTERS
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,8 @@ def test_generate(tmp_path: Path) -> None:
     assert manifest["configuration"]["lanes"] == 4
     assert set(manifest["versions"]) >= {"bitwright", "amaranth"}
     assert (tmp_path / "out" / "engine.v").read_text().count("module bitwright(") == 1
+    for name, text in driver_files().items():
+        assert (tmp_path / "out" / name).read_text() == text
 
 
 def test_compile(tmp_path: Path) -> None:
