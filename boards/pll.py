@@ -1,4 +1,4 @@
-"""Settings of the PLLs of iCE40, ECP5 and GW1N: dividers for a clock, and the primitive that they go to."""
+"""Settings of the PLLs of iCE40 and ECP5: dividers for a clock, and the primitive that they go to."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from amaranth.hdl import Const, Instance, Signal, Value
 
 from bitwright.hw.errors import ConfigError
 
-__all__ = ["TOLERANCE", "Ecp5Pll", "Ice40Pll", "Pll", "RPll"]
+__all__ = ["TOLERANCE", "Ecp5Pll", "Ice40Pll", "Pll"]
 
 TOLERANCE = 0.01
 """By how much of it a clock may be off from what was asked for; a UART bears some 2 %."""
@@ -291,90 +291,4 @@ class Ecp5Pll(Pll):
             o_CLKOS=output,
             o_LOCK=locked,
             **ports,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RPll(Pll):
-    """The rPLL of GW1N devices of grade C6/I5.
-
-    ::
-
-        output = input * (fbdiv_sel + 1) / (idiv_sel + 1)
-        oscillator = output * odiv_sel                            400 to 1200 MHz
-        comparison = input / (idiv_sel + 1)                       3 to 400 MHz
-
-    Parameters
-    ----------
-    idiv_sel, fbdiv_sel
-        Dividers, less one: 0 to 63.
-    odiv_sel
-        Divider of the oscillator: 2, 4, 8, 16, 32, 48, 64, 80, 96, 112 or 128.
-
-    References
-    ----------
-    Gowin UG286, Clock User Guide, chapter rPLL; DS117, GW1NR series data sheet, table "PLL Parameters"
-    """
-
-    idiv_sel: int
-    fbdiv_sel: int
-    odiv_sel: int
-
-    name = "rPLL"
-    input_range = (3, 400)
-    output_range = (3.125, 600)
-
-    @property
-    def comparison_mhz(self) -> float:
-        """Documented in :class:`Pll`."""
-        return self.input_mhz / (self.idiv_sel + 1)
-
-    @property
-    def output_mhz(self) -> float:
-        """Documented in :class:`Pll`."""
-        return self.comparison_mhz * (self.fbdiv_sel + 1)
-
-    @property
-    def oscillator_mhz(self) -> float:
-        """Documented in :class:`Pll`."""
-        return self.output_mhz * self.odiv_sel
-
-    @classmethod
-    def candidates(cls, input_mhz: float, output_mhz: float) -> Iterator[Self]:
-        """Documented in :class:`Pll`."""
-        for idiv_sel in range(64):
-            if input_mhz / (idiv_sel + 1) < 3:
-                continue
-            near = output_mhz * (idiv_sel + 1) / input_mhz - 1
-            for fbdiv_sel in {int(near), int(near) + 1} & set(range(64)):
-                for odiv_sel in (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128):
-                    pll = cls(input_mhz=input_mhz, idiv_sel=idiv_sel, fbdiv_sel=fbdiv_sel, odiv_sel=odiv_sel)
-                    if 400 <= pll.oscillator_mhz <= 1200:
-                        yield pll
-
-    def instance(self, clock: Value, output: Signal, locked: Signal) -> Instance:
-        """Documented in :class:`Pll`."""
-        zeros = {
-            **dict.fromkeys(("i_RESET", "i_RESET_P", "i_CLKFB"), Const(0, 1)),
-            **dict.fromkeys(("i_FBDSEL", "i_IDSEL", "i_ODSEL"), Const(0, 6)),
-            **dict.fromkeys(("i_PSDA", "i_DUTYDA", "i_FDLY"), Const(0, 4)),
-        }
-        return Instance(
-            "rPLL",
-            p_FCLKIN=f"{self.input_mhz:g}",
-            p_DEVICE="GW1NR-9C",
-            p_IDIV_SEL=self.idiv_sel,
-            p_FBDIV_SEL=self.fbdiv_sel,
-            p_ODIV_SEL=self.odiv_sel,
-            p_DYN_IDIV_SEL="false",
-            p_DYN_FBDIV_SEL="false",
-            p_DYN_ODIV_SEL="false",
-            p_DYN_SDIV_SEL=2,
-            p_PSDA_SEL="0000",
-            p_CLKFB_SEL="internal",
-            p_CLKOUT_BYPASS="false",
-            i_CLKIN=clock,
-            o_CLKOUT=output,
-            o_LOCK=locked,
-            **zeros,
         )

@@ -8,23 +8,20 @@ from amaranth.hdl import Signal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bitwright.boards.pll import TOLERANCE, Ecp5Pll, Ice40Pll, RPll
+from bitwright.boards.pll import TOLERANCE, Ecp5Pll, Ice40Pll
 from bitwright.hw.errors import ConfigError
 
 KINDS = [
     # Class; oscillator; comparison
     (Ice40Pll, (533, 1066), (10, 133)),
     (Ecp5Pll, (400, 800), (10, 400)),
-    (RPll, (400, 1200), (3, 400)),
 ]
 
 
 def dividers(pll):
     if isinstance(pll, Ice40Pll):
         return [(pll.divr, 0, 15), (pll.divf, 0, 127), (pll.divq, 1, 6)]
-    if isinstance(pll, Ecp5Pll):
-        return [(value, 1, 128) for value in (pll.clki_div, pll.clkop_div, pll.clkos_div)]
-    return [(pll.idiv_sel, 0, 63), (pll.fbdiv_sel, 0, 63), (pll.odiv_sel, 2, 128)]
+    return [(value, 1, 128) for value in (pll.clki_div, pll.clkop_div, pll.clkos_div)]
 
 
 @pytest.mark.parametrize(("kind", "oscillator", "comparison"), KINDS)
@@ -50,19 +47,14 @@ def every_output(kind, input_mhz):
             compared = input_mhz / (divr + 1)
             if 10 <= compared <= 133 and 533 <= compared * (divf + 1) <= 1066:
                 yield compared * (divf + 1) / 2**divq
-    elif kind is Ecp5Pll:
+    else:
         for clki, clkop in product(range(1, 129), range(1, 129)):
             oscillator = input_mhz / clki * clkop
             if 10 <= input_mhz / clki <= 400 and 400 <= oscillator <= 800:
                 yield from (oscillator / clkos for clkos in range(1, 129))
-    else:
-        for idiv, fbdiv, odiv in product(range(64), range(64), (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)):
-            output = input_mhz / (idiv + 1) * (fbdiv + 1)
-            if 3 <= input_mhz / (idiv + 1) <= 400 and 400 <= output * odiv <= 1200:
-                yield output
 
 
-@pytest.mark.parametrize("kind", [Ice40Pll, Ecp5Pll, RPll])
+@pytest.mark.parametrize("kind", [Ice40Pll, Ecp5Pll])
 @pytest.mark.parametrize("input_mhz", [12.0, 27.0, 100.0])
 def test_none_is_nearer(kind, input_mhz, seed):
     rng = random.Random(seed)
@@ -85,7 +77,6 @@ def test_none_is_nearer(kind, input_mhz, seed):
         (Ice40Pll, 12, 48, {"divr": 0, "divf": 63, "divq": 4, "filter_range": 1}),
         (Ice40Pll, 12, 24, {"divr": 0, "divf": 63, "divq": 5, "filter_range": 1}),
         (Ecp5Pll, 25, 80, {"clki_div": 1, "clkop_div": 16, "clkos_div": 5}),
-        (RPll, 27, 54, {"idiv_sel": 0, "fbdiv_sel": 1}),
     ],
 )
 def test_well_known_settings(kind, input_mhz, output_mhz, settings):
@@ -102,7 +93,6 @@ def test_well_known_settings(kind, input_mhz, output_mhz, settings):
         (Ice40Pll, 5, 48, "clock = 5: must be from 10 to 133 MHz where it goes into SB_PLL40"),
         (Ecp5Pll, 25, 5, "must be from 10 to 400 MHz"),
         (Ice40Pll, 16, 267.9, "a clock that SB_PLL40 can make of 16 MHz; the nearest is 264 MHz"),
-        (RPll, 27, 1, "must be from 3.125 to 600 MHz"),
     ],
 )
 def test_refuses(kind, input_mhz, output_mhz, match):
@@ -116,7 +106,6 @@ def test_refuses(kind, input_mhz, output_mhz, match):
         (Ice40Pll.make(12, 24), "SB_PLL40_CORE", "REFERENCECLK"),
         (Ice40Pll(input_mhz=12, divr=0, divf=63, divq=5, pad=True), "SB_PLL40_PAD", "PACKAGEPIN"),
         (Ecp5Pll.make(25, 80), "EHXPLLL", "CLKI"),
-        (RPll.make(27, 54), "rPLL", "CLKIN"),
     ],
 )
 def test_instance(pll, primitive, clock_port):

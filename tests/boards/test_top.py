@@ -24,7 +24,7 @@ def test_every_board_elaborates(board):
     }
     assert names == {pin.port for pin in board.pins()}
     assert ("m_axi_araddr" in verilog.split("module top(")[1].split(");")[0]) == outside
-    primitive = {"SB_PLL40": "SB_PLL40_", "EHXPLLL": "EHXPLLL", "rPLL": "rPLL"}[board.pll.name]
+    primitive = {"SB_PLL40": "SB_PLL40_", "EHXPLLL": "EHXPLLL"}[board.pll.name]
     assert (f"  {primitive}" in verilog) == (board.clock_mhz != board.input_mhz)
     assert ("SB_RGBA_DRV" in verilog) == board.rgb_driver
     assert ("module bitwright_single_port_ram" in verilog) == (board.memory == "single")
@@ -32,7 +32,7 @@ def test_every_board_elaborates(board):
 
 def test_the_portable_one_has_no_primitive():
     verilog = convert(portable(configs.load("icebreaker"), memory_bytes=8192), name="top")
-    assert not any(name in verilog for name in ("SB_", "EHXPLLL", "rPLL"))
+    assert not any(name in verilog for name in ("SB_", "EHXPLLL"))
 
 
 def values(top, cycles, *signals):
