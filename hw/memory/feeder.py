@@ -203,39 +203,41 @@ class Feeder(wiring.Component):
             taps_inner = Mux(chain & ~pixel_last, g.taps_more, g.taps_inner)
             with m.If(start):
                 m.d.sync += chain.eq(self.chain)
+        # Whether a word goes is known later than what ends with it.
+        column_last = word_last & outer_tap_last  # of a tap along the inner dimension
+        patch_last = column_last & inner_tap_last
+        pixel_ends = patch_last & window_last
         with m.If(go):
             m.d.sync += step(word, word_last)
             if max(planes_of) > 1:
                 m.d.sync += plane.eq(Mux(plane_last, 0, plane + 1))
-            with m.If(word_last):
-                m.d.sync += [load(word, word_last, g.words), step(outer_tap, outer_tap_last)]
-                with m.If(outer_tap_last):
-                    m.d.sync += [
-                        load(outer_tap, outer_tap_last, g.taps_outer),
-                        step(inner_tap, inner_tap_last),
-                    ]
-                    with m.If(inner_tap_last):
-                        m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
-                        if config.rows > 1:
-                            m.d.sync += row.eq(Mux(row_last, 0, row + 1))
-                        with m.If(row_last):
-                            m.d.sync += step(group, group_last)
-                            with m.If(group_last):
-                                m.d.sync += running.eq(0)
-                        if config.combined:
-                            w = self.window
-                            m.d.sync += [outer.eq(outer + 1), outer_last.eq(outer + 1 == w.outer)]
-                            with m.If(outer_last):
-                                m.d.sync += [
-                                    *(outer.eq(0), outer_last.eq(w.outer == 0)),
-                                    *(inner.eq(inner + 1), inner_last.eq(inner + 1 == w.inner)),
-                                ]
-                            with m.If(window_last):
-                                m.d.sync += [inner.eq(0), inner_last.eq(w.inner == 0)]
-                        with m.If(window_last):
-                            m.d.sync += step(pixel, pixel_last)
-                            with m.If(pixel_last):
-                                m.d.sync += load(pixel, pixel_last, g.pixels_inner)
+        with m.If(go & word_last):
+            m.d.sync += [load(word, word_last, g.words), step(outer_tap, outer_tap_last)]
+        with m.If(go & column_last):
+            m.d.sync += [load(outer_tap, outer_tap_last, g.taps_outer), step(inner_tap, inner_tap_last)]
+        with m.If(go & patch_last):
+            m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
+            if config.rows > 1:
+                m.d.sync += row.eq(Mux(row_last, 0, row + 1))
+        with m.If(go & (patch_last & row_last)):
+            m.d.sync += step(group, group_last)
+        with m.If(go & (patch_last & row_last & group_last)):
+            m.d.sync += running.eq(0)
+        if config.combined:
+            w = self.window
+            with m.If(go & patch_last):
+                m.d.sync += [outer.eq(outer + 1), outer_last.eq(outer + 1 == w.outer)]
+            with m.If(go & (patch_last & outer_last)):
+                m.d.sync += [
+                    *(outer.eq(0), outer_last.eq(w.outer == 0)),
+                    *(inner.eq(inner + 1), inner_last.eq(inner + 1 == w.inner)),
+                ]
+            with m.If(go & pixel_ends):
+                m.d.sync += [inner.eq(0), inner_last.eq(w.inner == 0)]
+        with m.If(go & pixel_ends):
+            m.d.sync += step(pixel, pixel_last)
+        with m.If(go & (pixel_ends & pixel_last)):
+            m.d.sync += load(pixel, pixel_last, g.pixels_inner)
         with m.If(start):
             m.d.sync += [
                 running.eq(1),
@@ -261,21 +263,17 @@ class Feeder(wiring.Component):
         def later(value: Value, name: str) -> Value:
             return delay(m, value, 1, name, reset_less=False)
 
-        word_ends = go & word_last
-        column_ends = word_ends & outer_tap_last
-        patch_ends = column_ends & inner_tap_last
-        pixel_ends = patch_ends & window_last
         # One of these at a time. In a chain the next pixel's taps are the next ones of the line.
-        goes_on = later(go & ~word_last, "goes_on")
-        to_tap = later(word_ends & ~outer_tap_last, "to_tap")
-        to_column = later(  # of taps
-            column_ends & (~inner_tap_last | window_last & ~pixel_last & chain), "to_column"
-        )
-        to_patch = later(patch_ends & ~outer_last, "to_patch")  # of a window
-        to_patches = later(patch_ends & outer_last & ~inner_last, "to_patches")  # its next column
-        to_pixel = later(pixel_ends & ~pixel_last & ~chain, "to_pixel")
-        to_line = later(pixel_ends & pixel_last, "to_line")
+        chained = window_last & ~pixel_last & chain
+        goes_on = go & ~word_last
+        to_tap = go & (word_last & ~outer_tap_last)
+        to_column = go & (column_last & (~inner_tap_last | chained))  # of taps
+        to_patch = go & (patch_last & ~outer_last)  # of a window
+        to_patches = go & (patch_last & outer_last & ~inner_last)  # its next column
+        to_pixel = go & (pixel_ends & ~pixel_last & ~chain)
+        to_line = go & (pixel_ends & pixel_last)
         carried = later(carry, "carried") if packer is not None else Const(0)
+        base = later(self.base, "base")
 
         address = Signal(self.address_bits)
         at_outer_tap = Signal(self.address_bits)
@@ -292,47 +290,58 @@ class Feeder(wiring.Component):
         y_pixel = Signal.like(y)
         next_x_pixel = x_pixel + g.stride_inner + carried
 
-        def move(register: Signal, *choices: tuple[Value, Value]) -> None:
-            """What goes with the event that happens."""
+        def move(register: Signal, any_event: Value, *choices: tuple[Value, Value]) -> None:
+            """What goes with the event that has happened; `any_event` says whether one of these has."""
             width = len(register)
-            with m.If(Cat(event for event, _ in choices).any()):
-                m.d.sync += register.eq(
-                    reduce(or_, (event.replicate(width) & value[:width] for event, value in choices))
-                )
+            moved = reduce(
+                or_,
+                (
+                    later(event, f"{register.name}_{index}").replicate(width) & value[:width]
+                    for index, (event, value) in enumerate(choices)
+                ),
+            )
+            with m.If(later(any_event, f"{register.name}_moves")):
+                m.d.sync += register.eq(moved)
 
+        begins_line = start | to_line
+        begins_pixel = start | go & (pixel_ends & (pixel_last | ~chain))
+        begins_column = start | go & (patch_last & outer_last & ~chained)
+        begins_patch = start | go & (patch_last & ~chained)
         moves = [
-            (start, self.base),
+            (start, base),
             (to_line, at_line + g.pixel_outer),
             (to_pixel, at_pixel + g.pixel_inner + carried),
         ]
-        move(at_line, *moves[:2])
-        move(at_pixel, *moves)
-        x_moves = [(start | to_line, g.start_inner), (to_pixel, next_x_pixel)]
+        move(at_line, begins_line, *moves[:2])
+        move(at_pixel, begins_pixel, *moves)
+        x_moves = [(begins_line, g.start_inner), (to_pixel, next_x_pixel)]
         y_moves = [(start, g.start_outer), (to_line, y_pixel + g.stride_outer)]
-        move(x_pixel, *x_moves)
-        move(y_pixel, *y_moves)
+        move(x_pixel, begins_pixel, *x_moves)
+        move(y_pixel, begins_line, *y_moves)
         y_moves.append((to_pixel, y_pixel))
         if config.combined:
             moves.append((to_patches, at_column + self.window.words_inner))
             x_moves.append((to_patches, x_patch + self.window.step_inner))
-            y_moves[-1] = to_pixel | to_patches, y_pixel
+            y_moves[-1] = (to_pixel | to_patches, y_pixel)
             y_moves.append((to_patch, y_patch + self.window.step_outer))
-            move(at_column, *moves)
+            move(at_column, begins_column, *moves)
             moves.append((to_patch, at_patch + self.window.words_outer))
-            move(at_patch, *moves)
-        move(x_patch, *x_moves)
-        move(y_patch, *y_moves)
+            move(at_patch, begins_patch, *moves)
+        move(x_patch, begins_column, *x_moves)
+        move(y_patch, begins_patch, *y_moves)
         moves.append((to_column, at_inner_tap + g.tap_inner))
-        move(at_inner_tap, *moves)
+        move(at_inner_tap, start | go & column_last, *moves)
         moves.append((to_tap, at_outer_tap + g.tap_outer))
-        move(at_outer_tap, *moves)
-        move(address, *moves, (goes_on, address + 1))
+        move(at_outer_tap, start | go & word_last, *moves)
+        move(address, start | go, *moves, (goes_on, address + 1))
         to_first: Value = to_patch  # tap along the inner dimension
+        x_event = start | go & column_last
         if packer is not None:
             x_moves.append((goes_on & pack, x + 1))
             to_first = to_patch | to_tap & pack
-        move(x, *x_moves, (to_first, x_patch), (to_column, x + g.dilation_inner))
-        move(y, *y_moves, (to_column, y_patch), (to_tap, y + g.dilation_outer))
+            x_event = start | go & (column_last | pack)
+        move(x, x_event, *x_moves, (to_first, x_patch), (to_column, x + g.dilation_inner))
+        move(y, start | go & word_last, *y_moves, (to_column, y_patch), (to_tap, y + g.dilation_outer))
         inside = (x < g.limit_inner) & (y < g.limit_outer) if config.convolution else Const(1)
         m.d.comb += [self.read_enable.eq(later(go, "went")), self.read_address.eq(address)]
 
