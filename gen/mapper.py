@@ -44,6 +44,7 @@ from bitwright.sim.graph import (
     on_host,
 )
 
+from .averages import in_two
 from .fusion import alone, fusible, overlaps
 from .joins import apart, unaligned
 from .layer import Cut, Layer, Part, Tile, packs
@@ -720,7 +721,7 @@ def compile_graph(
         The engine cannot run the network; the message names the node or tensor.
     """
     _check_support(graph)
-    prepared = _prepared(graph, config)
+    prepared = _prepared(in_two(graph), config)
     while units := prepared.unaligned():
         prepared = _prepared(apart(prepared.graph, units), config)
     image, placements = prepared.image, prepared.placements
