@@ -2469,6 +2469,7 @@ def test_halves_of_means(tmp_path):
         assert (ours[~halves] == theirs[~halves]).all()
         assert (np.abs(ours - theirs) <= 1).all()
         assert (ours == theirs).all() == exact
+        assert not ((ours[halves] - 3) % 2).any()
         # And the order alone decided: the same sums, another code.
         decided = {}
         for total, code in zip(above[halves], theirs[halves], strict=True):
