@@ -36,7 +36,7 @@ from bitwright.sim.graph import (
 )
 
 from ._onnx import EXPORT, Constant, Draft, Walker, attribute, node_name
-from ._runtime import codes_of, fit_multiplier, mean_codes
+from ._runtime import TIES, codes_of, fit_multiplier, mean_codes
 from ._values import (
     Average,
     Border,
@@ -370,12 +370,7 @@ class Lowering(Walker[Value]):
 
         self._emit_mean(value, target, draft, codes)
         if ties:
-            warnings.warn(
-                f"{printable(value.where)}: {ties} of its sums lie in the middle between two codes, where "
-                "the order in which onnxruntime adds float32 numbers decides; there halves go to even, which "
-                "may be one code off",
-                stacklevel=2,
-            )
+            warnings.warn(f"{printable(value.where)}: {ties} {TIES}", stacklevel=2)
 
     def _emit_mean(self, value: Average, target: str, draft: Draft, codes: Any) -> None:
         """Make the node for means; `codes` makes codes of sums of so many raw codes."""

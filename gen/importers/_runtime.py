@@ -17,8 +17,10 @@ from bitwright.hw.formats import Format
 from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT, MULTIPLIER_BITS, quantise_multiplier, requantise
 
 __all__ = [
+    "TIES",
     "Floats",
     "codes_of",
+    "exact_sums",
     "fit_multiplier",
     "global_mean",
     "hard_sigmoid",
@@ -30,10 +32,17 @@ __all__ = [
     "qlinear_add",
     "qlinear_multiply",
     "sigmoid",
+    "sum_error",
     "tanh",
 ]
 
 Floats = NDArray[np.float32]
+
+TIES = (
+    "of its sums lie in the middle between two codes, where the order in which onnxruntime adds float32 "
+    "numbers decides; there halves go to even, which may be one code off"
+)
+"""What to warn of, behind how many of a mean's sums are so."""
 
 # Of odd powers, then of even ones, the highest first.
 _LOGISTIC = (
@@ -174,16 +183,25 @@ def mean_codes(
     return codes, int(near.sum())
 
 
+def exact_sums(scale: float) -> bool:
+    """Whether float32 adds dequantised codes exactly: where their scale is a power of two."""
+    return bool(np.frexp(scale)[0] == 0.5)
+
+
+def sum_error(count: int) -> float:
+    """How far off a float32 mean of so many numbers is, of itself: each addition rounds, this way or that."""
+    return float((np.sqrt(count) + 2) * 2.0**-24)
+
+
 def _ambiguous(above: NDArray[np.int64], count: int, scales: tuple[float, float]) -> NDArray[np.bool_]:
     """Which means lie so close to the middle between two codes that the order of a float32 sum decides.
 
-    None do where the scale is a power of two, for then every sum is exact.
+    None do where every sum is exact.
     """
-    if np.frexp(scales[0])[0] == 0.5:
+    if exact_sums(scales[0]):
         return np.zeros(above.shape, dtype=bool)
     steps = above * (float(scales[0]) / count / float(scales[1]))
-    # Each of the additions rounds, this way or that.
-    error = (np.sqrt(count) + 2) * 2.0**-24 * np.abs(steps)
+    error = sum_error(count) * np.abs(steps)
     near = np.abs(steps - np.floor(steps) - 0.5) <= error
     return np.asarray(near & (np.abs(steps) <= 256))
 
