@@ -654,7 +654,7 @@ def _average(graph: Graph, node: AveragePool, views: Mapping[str, View]) -> list
         raise NetworkError(where, "has a kernel or stride above 255", "the engine counts so far")
     counts = node.counts(height, width)
     factors = {
-        count: _average_factor(graph, node, count, node.tables[count]) for count in np.unique(counts).tolist()
+        count: average_factor(graph, node, count, node.tables[count]) for count in np.unique(counts).tolist()
     }
     lines, columns = _runs(counts), _runs(counts.T)
     found: list[Operation] = []
@@ -701,8 +701,23 @@ def _seen_taps(node: AveragePool, axis: int, outputs: range, size: int) -> tuple
     return taps, (-first - taps.start, last + taps.stop - size)
 
 
-def _average_factor(graph: Graph, node: AveragePool, count: int, table: NDArray[np.int64]) -> Operation:
-    """A mean of so many codes, as of a window of one position."""
+def average_factor(graph: Graph, node: AveragePool, count: int, table: NDArray[np.int64]) -> Operation:
+    """A mean of so many codes, as of a window of one position.
+
+    Parameters
+    ----------
+    graph, node
+        The network, and the pool in it.
+    count
+        Positions of the input that its windows cover.
+    table
+        Codes of the result for every sum of so many raw codes.
+
+    Raises
+    ------
+    NetworkError
+        No factor gives them.
+    """
     where = f"node '{node.name}'"
     source, result = graph.tensors[node.input], graph.tensors[node.output]
     channels = source.canonical[3]

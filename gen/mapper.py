@@ -44,6 +44,7 @@ from bitwright.sim.graph import (
     on_host,
 )
 
+from .averages import in_two
 from .fusion import alone, fusible, overlaps
 from .host_part import HostPart
 from .joins import apart, unaligned
@@ -721,7 +722,7 @@ def compile_graph(
         The engine cannot run the network; the message names the node or tensor.
     """
     _check_support(graph)
-    prepared = _prepared(graph, config)
+    prepared = _prepared(in_two(graph), config)
     while units := prepared.unaligned():
         prepared = _prepared(apart(prepared.graph, units), config)
     image, placements = prepared.image, prepared.placements

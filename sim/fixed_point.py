@@ -29,6 +29,7 @@ __all__ = [
     "logistic",
     "mean",
     "multiply",
+    "nearest",
     "requantised",
     "scaled",
     "softmax",
@@ -323,6 +324,26 @@ def mean(sums: _Codes, count: int, source: TensorInfo, result: TensorInfo) -> _C
     multiplier = (int(m) << places) // count
     values = _multiply_by(sums - count * source.zero_point, multiplier, int(s) - places)
     return _clamped(values, result, (-np.inf, np.inf))
+
+
+def nearest(before: int, after: int, *, align_corners: bool, half_pixel_centres: bool) -> _Codes:
+    """Which pixel of `before` each of `after` along an axis is a copy of; in float32, as the kernel.
+
+    Parameters
+    ----------
+    before, after
+        How many pixels there are.
+    align_corners, half_pixel_centres
+        The operator's options: whether the first and the last of both are the same, and whether positions are
+        those of pixels' centres.
+    """
+    corners = align_corners and after > 1
+    scale = (
+        np.float32(before - 1) / np.float32(after - 1) if corners else np.float32(before) / np.float32(after)
+    )
+    at = (np.arange(after, dtype=np.float32) + np.float32(0.5 if half_pixel_centres else 0)) * scale
+    whole = np.floor(at + np.float32(0.5)) if align_corners else np.floor(at)
+    return np.asarray(np.clip(whole, 0, before - 1), dtype=np.int64)
 
 
 def softmax(x: NDArray[np.integer], scale: float, beta: float) -> NDArray[np.int8]:

@@ -30,16 +30,18 @@ from bitwright.sim.graph import (
     Softmax,
     TensorInfo,
     Transpose,
+    Upsample,
     average_tables,
     printable,
 )
 
 from ._onnx import EXPORT, Constant, Draft, Walker, attribute, node_name
-from ._runtime import ambiguous, codes_of, fit_multiplier, mean
+from ._runtime import TIES, codes_of, fit_multiplier, mean_codes
 from ._values import (
     Average,
     Border,
     Codes,
+    Crop,
     FloatInput,
     Join,
     Moved,
@@ -51,6 +53,7 @@ from ._values import (
     QuantisedConstant,
     Reals,
     Relabel,
+    Repeat,
     SoftmaxOf,
     Value,
     leaves,
@@ -146,6 +149,14 @@ class Lowering(Walker[Value]):
             case Border(padding=padding, element=element):
                 code = int(element)
                 node = Pad(name=value.name, input=parts[0], output=output, padding=padding, value=code)
+            case Crop(counts=counts):
+                padding = tuple((-before, -behind) for before, behind in counts)
+                # Nothing is added, so any code will do.
+                code = self._root(parts[0]).zero_point
+                node = Pad(name=value.name, input=parts[0], output=output, padding=padding, value=code)
+            case Repeat(factors=factors):
+                parts = [self._with_channels(parts[0], 1, value.name)]
+                node = Upsample(name=value.name, input=parts[0], output=output, factors=factors)
             case Join(axis=axis):
                 parts = self._side_by_side(parts, value.name)
                 node = Concatenate(name=value.name, inputs=tuple(parts), output=output, axis=axis)
@@ -343,22 +354,23 @@ class Lowering(Walker[Value]):
         assert draft.scale is not None
         assert isinstance(root.format, Int)
         assert isinstance(draft.format, Int)
-        s_x, z_x, s_y, z_y, format = root.scale, root.zero_point, draft.scale, draft.zero_point, draft.format
-        low, high = value.clamp or (-np.inf, np.inf)
+        scales, zero_points, format = (
+            (root.scale, draft.scale),
+            (root.zero_point, draft.zero_point),
+            draft.format,
+        )
+        clamp = value.clamp or (-np.inf, np.inf)
         ties = 0
 
         def codes(sums: NDArray[np.int64], count: int) -> NDArray[np.int64]:
             nonlocal ties
-            ties += ambiguous(sums, count, s_x, z_x, s_y)
-            return codes_of(np.clip(mean(sums, count, s_x, z_x), low, high), s_y, z_y, format)
+            made, near = mean_codes(sums, count, scales, zero_points, format, clamp)
+            ties += near
+            return made
 
         self._emit_mean(value, target, draft, codes)
         if ties:
-            warnings.warn(
-                f"{printable(value.where)}: {ties} of its sums lie in the middle between two codes, where "
-                "the order in which onnxruntime adds float32 numbers decides; there it may be one code off",
-                stacklevel=2,
-            )
+            warnings.warn(f"{printable(value.where)}: {ties} {TIES}", stacklevel=2)
 
     def _emit_mean(self, value: Average, target: str, draft: Draft, codes: Any) -> None:
         """Make the node for means; `codes` makes codes of sums of so many raw codes."""

@@ -334,6 +334,7 @@ class Walker(ABC, Generic[V]):
         self._node_names: set[str] = set()
         self._rows: dict[tuple[str, tuple[int, ...]], str] = {}
         self._methods = self._operators()
+        self._several = self._operators_of_several()
         self._taken = {name for node in graph.node for name in node.output}
         self._input = self._edge("input", [i for i in graph.input if i.name not in self._initialisers])
         self._output = self._edge("output", list(graph.output))
@@ -352,7 +353,7 @@ class Walker(ABC, Generic[V]):
         # Operators first: one that is not supported says more than what its neighbours lack.
         self._check_supported(live)
         for node in live:
-            self._values[node.output[0]] = self._lower(node)
+            self._values.update(self._lowered(node))
         self._finish()
         self._settle_channels()
         return Graph(
@@ -368,6 +369,10 @@ class Walker(ABC, Generic[V]):
     @abstractmethod
     def _operators(self) -> dict[str, Callable[[onnx.NodeProto, str], V]]:
         """How each operator is lowered."""
+
+    def _operators_of_several(self) -> dict[str, Callable[[onnx.NodeProto, str], dict[str, V]]]:
+        """How each operator that may have several outputs is lowered, to all of them by name."""
+        return {}
 
     @abstractmethod
     def _is_supported(self, node: onnx.NodeProto) -> bool:
@@ -580,9 +585,14 @@ class Walker(ABC, Generic[V]):
             raise NetworkError(
                 where_of(unsupported[0]),
                 f"operator {first} is not supported" + (f", nor {', '.join(others)}" if others else ""),
-                f"supported are {', '.join(self._methods)}; "
+                f"supported are {', '.join((*self._methods, *self._several))}; "
                 "fold constants (onnxsim) or leave the rest to the host",
             )
+
+    def _lowered(self, node: onnx.NodeProto) -> dict[str, V]:
+        """What a node makes, by name."""
+        method = self._several.get(node.op_type)
+        return method(node, where_of(node)) if method else {node.output[0]: self._lower(node)}
 
     def _lower(self, node: onnx.NodeProto) -> V:
         where = where_of(node)
@@ -786,6 +796,7 @@ _ATTRIBUTES: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "block_size": (onnx.AttributeProto.INT, int),
     "ceil_mode": (onnx.AttributeProto.INT, int),
     "channels_last": (onnx.AttributeProto.INT, int),
+    "coordinate_transformation_mode": (onnx.AttributeProto.STRING, _text),
     "count_include_pad": (onnx.AttributeProto.INT, int),
     "data_layout": (onnx.AttributeProto.STRING, _text),
     "dilations": (onnx.AttributeProto.INTS, tuple),
@@ -795,12 +806,15 @@ _ATTRIBUTES: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "gamma": (onnx.AttributeProto.FLOAT, float),
     "group": (onnx.AttributeProto.INT, int),
     "keepdims": (onnx.AttributeProto.INT, int),
+    "keep_aspect_ratio_policy": (onnx.AttributeProto.STRING, _text),
     "kernel_shape": (onnx.AttributeProto.INTS, tuple),
     "max": (onnx.AttributeProto.FLOAT, float),
     "min": (onnx.AttributeProto.FLOAT, float),
     "mode": (onnx.AttributeProto.STRING, _text),
     "narrow": (onnx.AttributeProto.INT, int),
+    "nearest_mode": (onnx.AttributeProto.STRING, _text),
     "noop_with_empty_axes": (onnx.AttributeProto.INT, int),
+    "num_outputs": (onnx.AttributeProto.INT, int),
     "out_bias": (onnx.AttributeProto.FLOAT, float),
     "out_dtype": (onnx.AttributeProto.STRING, _text),
     "out_scale": (onnx.AttributeProto.FLOAT, float),
@@ -808,8 +822,10 @@ _ATTRIBUTES: dict[str, tuple[int, Callable[[Any], Any]]] = {
     "pads": (onnx.AttributeProto.INTS, tuple),
     "perm": (onnx.AttributeProto.INTS, tuple),
     "rounding_mode": (onnx.AttributeProto.STRING, _text),
+    "scales": (onnx.AttributeProto.FLOATS, tuple),
     "select_last_index": (onnx.AttributeProto.INT, int),
     "signed": (onnx.AttributeProto.INT, int),
+    "split": (onnx.AttributeProto.INTS, tuple),
     "start": (onnx.AttributeProto.INT, int),
     "starts": (onnx.AttributeProto.INTS, tuple),
     "strides": (onnx.AttributeProto.INTS, tuple),

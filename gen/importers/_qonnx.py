@@ -60,6 +60,7 @@ __all__ = [
     "smallest",
     "step_of",
     "table_of",
+    "table_of_means",
     "thresholds_of",
     "with_multiplier",
     "with_thresholds",
@@ -357,6 +358,22 @@ def table_of(stage: Stage, values: NDArray[np.float32]) -> NDArray[np.int64]:
     if not np.isfinite(codes).all():
         raise NetworkError(stage.where, "its input grows beyond all numbers", "check the constants before it")
     return codes.astype(np.int64)
+
+
+def table_of_means(stage: Stage, means: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
+    """Codes of a quantiser for means in float64, of which what is a half comes to exactly that.
+
+    For means that float32 does not add up exactly; see :func:`._runtime.mean_codes`.
+    """
+    x = means
+    for step in (*stage.before, *stage.encode):
+        if step.constant is None:
+            halves = np.rint(2 * x)
+            x = np.where(np.abs(2 * x - halves) <= 2.0**-40 * np.abs(halves), halves / 2, x)
+        x = elementwise(step, x)
+    if not np.isfinite(x).all():
+        raise NetworkError(stage.where, "its input grows beyond all numbers", "check the constants before it")
+    return x.astype(np.int64)
 
 
 def rises(steps: Sequence[Elementwise]) -> bool:

@@ -1,5 +1,6 @@
 """From the values of a QONNX network to nodes of the integer graph."""
 
+import warnings
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from bitwright.sim.graph import (
     NetworkError,
     Transpose,
     average_tables,
+    printable,
 )
 
 from . import _runtime as runtime
@@ -45,6 +47,7 @@ from ._qonnx import (
     run_steps,
     step_of,
     table_of,
+    table_of_means,
     with_multiplier,
     with_thresholds,
 )
@@ -301,11 +304,23 @@ class Lowering(Walker[Value]):
             raise NetworkError(base.where, f"averages windows of {node.kernel}", "pool in two steps")
         spatial = source.shape[2:]
         height, width = (1, *spatial) if len(spatial) == 1 else spatial
-        tables = average_tables(
-            node.counts(height, width),
-            source.format,
-            lambda sums, count: table_of(stage, self._mean_of(base, sums, count)),
-        )
+        ties = 0
+
+        def codes(sums: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+            nonlocal ties
+            root = self._root(base.tensor)
+            assert root.scale is not None
+            if runtime.exact_sums(root.scale):
+                return table_of(stage, self._mean_of(base, sums, count))
+            means = (sums - count * root.zero_point) * (root.scale / count) * base.factor
+            error = runtime.sum_error(count)
+            below, above = (table_of_means(stage, means * side) for side in (1 - error, 1 + error))
+            ties += int((below != above).sum())
+            return table_of_means(stage, means)
+
+        tables = average_tables(node.counts(height, width), source.format, codes)
+        if ties:
+            warnings.warn(f"{printable(base.where)}: {ties} {runtime.TIES}", stacklevel=2)
         self._declare(target, draft, base.tensor)
         self._append(replace(node, tables=tables))
 

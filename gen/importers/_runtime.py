@@ -8,6 +8,8 @@ Source: onnxruntime, ``core/mlas/lib`` (``logistic.cpp``, ``tanh.cpp``, ``qladd.
 ``qlgavgpool.cpp``, ``quantize.cpp``) and ``core/providers/cpu/activation/activations.h``.
 """
 
+from fractions import Fraction
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -15,22 +17,32 @@ from bitwright.hw.formats import Format
 from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT, MULTIPLIER_BITS, quantise_multiplier, requantise
 
 __all__ = [
+    "TIES",
     "Floats",
-    "ambiguous",
     "codes_of",
+    "exact_sums",
     "fit_multiplier",
     "global_mean",
     "hard_sigmoid",
     "hard_swish",
     "leaky_relu",
     "mean",
+    "mean_codes",
+    "nearest",
     "qlinear_add",
     "qlinear_multiply",
     "sigmoid",
+    "sum_error",
     "tanh",
 ]
 
 Floats = NDArray[np.float32]
+
+TIES = (
+    "of its sums lie in the middle between two codes, where the order in which onnxruntime adds float32 "
+    "numbers decides; there halves go to even, which may be one code off"
+)
+"""What to warn of, behind how many of a mean's sums are so."""
 
 # Of odd powers, then of even ones, the highest first.
 _LOGISTIC = (
@@ -124,18 +136,116 @@ def mean(sums: NDArray[np.int64], count: int, scale: float, zero_point: int) -> 
     return exact.astype(np.float32)
 
 
-def ambiguous(sums: NDArray[np.int64], count: int, scale: float, zero_point: int, result: float) -> int:
-    """How many means lie so close to the middle between two codes that the order of a float32 sum decides.
+def mean_codes(
+    sums: NDArray[np.int64],
+    count: int,
+    scales: tuple[float, float],
+    zero_points: tuple[int, int],
+    format: Format,
+    clamp: tuple[float, float] = (-np.inf, np.inf),
+) -> tuple[NDArray[np.int64], int]:
+    """Codes of the means of so many dequantised codes, of whose raw sums.
 
-    None do where the scale is a power of two, for then every sum is exact.
+    The runtime adds float32 numbers one after the other, so that a mean near the middle between two codes
+    falls to either of them, depending on the order of the same codes. There it is the mean itself that is
+    rounded, half to even, which is what float32 makes of it wherever it is exact, as for scales that are
+    powers of two.
+
+    Parameters
+    ----------
+    sums
+        Sums of raw codes.
+    count
+        How many codes each is of.
+    scales, zero_points
+        Of input and output.
+    format
+        Of the output.
+    clamp
+        Bounds of the mean, before it is quantised.
+
+    Returns
+    -------
+    codes
+        One for each sum.
+    count
+        How many of them the order of float32 numbers decides.
     """
-    if np.frexp(scale)[0] == 0.5:
-        return 0
-    steps = (sums - count * zero_point) * (float(scale) / count / float(result))
-    # Each of the additions rounds, this way or that.
-    error = (np.sqrt(count) + 2) * 2.0**-24 * np.abs(steps)
+    above = sums - count * zero_points[0]
+    real = mean(sums, count, scales[0], zero_points[0])
+    codes = codes_of(np.clip(real, *clamp), scales[1], zero_points[1], format)
+    near = _ambiguous(above, count, scales) & (clamp[0] < real) & (real < clamp[1])
+    ratio = Fraction(float(scales[0])) / Fraction(float(scales[1])) / count
+    for at in np.flatnonzero(near).tolist():
+        # Python rounds fractions half to even.
+        whole = round(int(above[at]) * ratio)
+        codes[at] = min(max(whole + zero_points[1], format.min), format.max)
+    return codes, int(near.sum())
+
+
+def exact_sums(scale: float) -> bool:
+    """Whether float32 adds dequantised codes exactly: where their scale is a power of two."""
+    return bool(np.frexp(scale)[0] == 0.5)
+
+
+def sum_error(count: int) -> float:
+    """How far off a float32 mean of so many numbers is, of itself: each addition rounds, this way or that."""
+    return float((np.sqrt(count) + 2) * 2.0**-24)
+
+
+def _ambiguous(above: NDArray[np.int64], count: int, scales: tuple[float, float]) -> NDArray[np.bool_]:
+    """Which means lie so close to the middle between two codes that the order of a float32 sum decides.
+
+    None do where every sum is exact.
+    """
+    if exact_sums(scales[0]):
+        return np.zeros(above.shape, dtype=bool)
+    steps = above * (float(scales[0]) / count / float(scales[1]))
+    error = sum_error(count) * np.abs(steps)
     near = np.abs(steps - np.floor(steps) - 0.5) <= error
-    return int((near & (np.abs(steps) <= 256)).sum())
+    return np.asarray(near & (np.abs(steps) <= 256))
+
+
+def nearest(before: int, after: int, coordinates: str, rounding: str) -> NDArray[np.int64] | None:
+    """Which pixel of `before` each of `after` is a copy of, as ``Resize`` computes it.
+
+    Parameters
+    ----------
+    before, after
+        How many there are along an axis.
+    coordinates, rounding
+        The operator's ``coordinate_transformation_mode`` and ``nearest_mode``.
+
+    Returns
+    -------
+    ``None`` where one of them is not known.
+    """
+    scale = np.float32(after) / np.float32(before)
+    index = np.arange(after, dtype=np.float32)
+    half = np.float32(0.5)
+    match coordinates:
+        case "asymmetric":
+            at = index / scale
+        case "half_pixel":
+            at = (index + half) / scale - half
+        case "pytorch_half_pixel":
+            at = (index + half) / scale - half if after > 1 else index * 0
+        case "align_corners":
+            at = index * np.float32(before - 1) / np.float32(max(1, after - 1))
+        case _:
+            return None
+    match rounding:
+        case "floor":
+            whole = np.floor(at)
+        case "ceil":
+            whole = np.ceil(at)
+        case "round_prefer_floor":
+            whole = np.ceil(at - half)
+        case "round_prefer_ceil":
+            whole = np.floor(at + half)
+        case _:
+            return None
+    return np.asarray(np.clip(whole, 0, before - 1), dtype=np.int64)
 
 
 def global_mean(

@@ -25,12 +25,14 @@ _OPTIONS = {
     tflite.BuiltinOperator.LEAKY_RELU: "LeakyReluOptions",
     tflite.BuiltinOperator.MAX_POOL_2D: "Pool2DOptions",
     tflite.BuiltinOperator.MUL: "MulOptions",
+    tflite.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR: "ResizeNearestNeighborOptions",
     tflite.BuiltinOperator.SOFTMAX: "SoftmaxOptions",
     tflite.BuiltinOperator.SUB: "SubOptions",
 }
 """Where an operator's options stand, of those that have any that matter."""
 
 _OPTION_FIELDS = (
+    "AlignCorners",
     "Alpha",
     "Axis",
     "Beta",
@@ -39,6 +41,7 @@ _OPTION_FIELDS = (
     "FilterHeight",
     "FilterWidth",
     "FusedActivationFunction",
+    "HalfPixelCenters",
     "Padding",
     "StrideH",
     "StrideW",

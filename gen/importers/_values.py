@@ -3,8 +3,8 @@
 A value is a tree. Its leaves are codes that exist already or numbers that are not quantised yet: functions
 of codes, matrix products, means. Above them stand nodes that only move elements about, which quantising
 commutes with: ``quantise(reshape(x)) = reshape(quantise(x))``, and the same for a transposition, a
-concatenation, a constant border and the greatest of a window. So wherever the file puts its quantiser, the
-leaves are what is quantised, and what is moved are codes.
+concatenation, a constant border, a part, repeated pixels and the greatest of a window. So wherever the file
+puts its quantiser, the leaves are what is quantised, and what is moved are codes.
 """
 
 from collections.abc import Iterator
@@ -22,6 +22,7 @@ __all__ = [
     "Average",
     "Border",
     "Codes",
+    "Crop",
     "FloatInput",
     "Join",
     "Move",
@@ -34,6 +35,7 @@ __all__ = [
     "QuantisedConstant",
     "Reals",
     "Relabel",
+    "Repeat",
     "SoftmaxOf",
     "Value",
     "leaves",
@@ -203,7 +205,21 @@ class Join:
     axis: int
 
 
-Move = Relabel | Order | Pool | Border | Join
+@dataclass(frozen=True)
+class Crop:
+    """Elements that are left out, for each axis before and behind."""
+
+    counts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """Every pixel several times, along height and width."""
+
+    factors: tuple[int, int]
+
+
+Move = Relabel | Order | Pool | Border | Join | Crop | Repeat
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ The numbers mean what the ONNX operator specification says of `QuantizeLinear` a
 ``saturate(round_half_even(x / scale) + zero_point)``. Where floats decide, they are onnxruntime's.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -42,6 +42,7 @@ from ._values import (
     Average,
     Border,
     Codes,
+    Crop,
     FloatInput,
     Join,
     Moved,
@@ -52,6 +53,7 @@ from ._values import (
     QuantisedConstant,
     Reals,
     Relabel,
+    Repeat,
     SoftmaxOf,
     Value,
     leaves,
@@ -119,6 +121,9 @@ class _Importer(QLinear):
             ),
             "Concat": self._concat,
             "Pad": self._pad,
+            "Resize": self._resize,
+            "Upsample": self._resize,
+            "Slice": self._slice,
             "Reshape": self._reshape,
             "Flatten": self._flatten,
             "Squeeze": self._squeeze,
@@ -132,11 +137,14 @@ class _Importer(QLinear):
             **super()._operators(),
         }
 
+    def _operators_of_several(self) -> dict[str, Callable[[onnx.NodeProto, str], dict[str, Value]]]:
+        return {"Split": self._split}
+
     def _is_supported(self, node: onnx.NodeProto) -> bool:
         # onnxruntime's own domain has the quantisers too, from before ONNX knew all their types.
         contributed = node.op_type in (*super()._operators(), "QuantizeLinear", "DequantizeLinear")
         domains = (*DOMAINS, "com.microsoft") if contributed else DOMAINS
-        return node.op_type in self._methods and node.domain in domains
+        return node.op_type in (*self._methods, *self._several) and node.domain in domains
 
     # The edges
 
@@ -567,7 +575,7 @@ class _Importer(QLinear):
                 # Clamping is monotonic: the bounds of what came before are clamped in turn.
                 low, high = (min(max(bound, clamp[0]), clamp[1]) for bound in bounds)
                 return replace(value, clamp=(low, high), output=output)
-            case Moved(move=Relabel() | Order() | Join()) | Moved(move=Pool()) if (
+            case Moved(move=Relabel() | Order() | Join() | Crop() | Repeat()) | Moved(move=Pool()) if (
                 clamp is not None or not isinstance(value.move, Pool)
             ):
                 # Moving elements and changing each of them can be done in either order.
@@ -677,6 +685,151 @@ class _Importer(QLinear):
         shape = tuple(size + sum(pad) for size, pad in zip(value.shape, around, strict=True))
         move = Border(around, number)
         return Moved(node_name(node), where, node.output[0], move, (value,), shape)
+
+    def _resize(self, node: onnx.NodeProto, where: str) -> Value:
+        value = self._computed(node, 0, where)
+        mode = attribute(node, "mode", "nearest", where)
+        if mode != "nearest":
+            raise NetworkError(where, f"interpolates ({mode})", "resize by repeating pixels (mode nearest)")
+        shape = value.shape
+        sizes = self._sizes(node, shape, where)
+        self._spatial(value, where)
+        if sizes[:2] != shape[:2] or any(new % old for old, new in zip(shape, sizes, strict=True)):
+            raise NetworkError(
+                where,
+                f"resizes {shape} to {sizes}",
+                "make height and width, and nothing else, a whole number of times as large",
+            )
+        # Both operators first came with what is now one of several ways to round.
+        old = node.op_type == "Upsample" or self._opset < 11
+        coordinates, rounding = (
+            ("asymmetric", "floor")
+            if old
+            else (
+                attribute(node, "coordinate_transformation_mode", "half_pixel", where),
+                attribute(node, "nearest_mode", "round_prefer_floor", where),
+            )
+        )
+        for before, after in zip(shape, sizes, strict=True):
+            nearest = runtime.nearest(before, after, coordinates, rounding)
+            if nearest is None or (nearest != np.arange(after) // (after // before)).any():
+                raise NetworkError(
+                    where,
+                    f"{coordinates} coordinates and {rounding} do not repeat each of {before} pixels as "
+                    f"often, to {after}",
+                    "use half_pixel with round_prefer_floor, or asymmetric with floor",
+                )
+        times = (1, *(new // old for old, new in zip(shape[2:], sizes[2:], strict=True)))
+        factors = (times[-2], times[-1])
+        if factors == (1, 1):
+            return value
+        return Moved(node_name(node), where, node.output[0], Repeat(factors), (value,), sizes)
+
+    def _sizes(self, node: onnx.NodeProto, shape: tuple[int, ...], where: str) -> tuple[int, ...]:
+        """The axes of a resized tensor."""
+        axes = self._axes_attribute(node, len(shape), where)
+        scales_at = 2 if node.op_type == "Resize" and self._opset >= 11 else 1
+        if scales_at == 2 and self._optional(node, 3, where) is not None:
+            values = [float(size) for size in self._integers(node, 3, where)]
+        else:
+            scales: Any = attribute(node, "scales", None, where)
+            if scales is None:
+                scales = self._numbers(self._value(node, scales_at, where), "its scales", where).reshape(-1)
+            if len(scales) != len(axes):
+                raise NetworkError(where, f"has {len(scales)} scales for axes {list(axes)}", EXPORT)
+            values = [shape[axis] * float(scale) for axis, scale in zip(axes, scales, strict=True)]
+            if any(value != value or value % 1 for value in values):
+                raise NetworkError(
+                    where, f"resizes {shape} by {tuple(map(float, scales))}", "use whole factors"
+                )
+        if len(values) != len(axes) or min(values) < 1 or max(values) > 1 << 24:
+            raise NetworkError(where, f"its sizes {values} are not for axes {list(axes)} of {shape}", EXPORT)
+        new = list(shape)
+        for axis, value in zip(axes, values, strict=True):
+            new[axis] = int(value)
+        policy = attribute(node, "keep_aspect_ratio_policy", "stretch", where)
+        if policy != "stretch" and len({new[axis] / shape[axis] for axis in axes}) > 1:
+            raise NetworkError(where, f"keeps the aspect ratio ({policy})", "give the sizes that it makes")
+        return tuple(new)
+
+    def _axes_attribute(self, node: onnx.NodeProto, rank: int, where: str) -> tuple[int, ...]:
+        """The axes that are resized; all unless given."""
+        axes: tuple[int, ...] = attribute(node, "axes", tuple(range(rank)), where)
+        if any(not -rank <= axis < rank for axis in axes) or len({axis % rank for axis in axes}) != len(axes):
+            raise NetworkError(where, f"axes {list(axes)} do not exist", EXPORT)
+        return tuple(axis % rank for axis in axes)
+
+    def _slice(self, node: onnx.NodeProto, where: str) -> Value:
+        value = self._value(node, 0, where)
+        rank = len(value.shape)
+        if len(node.input) > 1:
+            starts, ends = (self._integers(node, index, where) for index in (1, 2))
+            axes, steps = (
+                None if self._optional(node, index, where) is None else self._integers(node, index, where)
+                for index in (3, 4)
+            )
+        else:
+            starts, ends = (attribute(node, key, (), where) for key in ("starts", "ends"))
+            axes, steps = attribute(node, "axes", None, where), None
+        axes = tuple(range(len(starts))) if axes is None else axes
+        steps = (1,) * len(starts) if steps is None else steps
+        if len({len(starts), len(ends), len(axes), len(steps)}) > 1:
+            raise NetworkError(where, "its starts, ends, axes and steps are not as many", EXPORT)
+        if any(not -rank <= axis < rank for axis in axes) or len({axis % rank for axis in axes}) != len(axes):
+            raise NetworkError(where, f"axes {list(axes)} do not exist in shape {value.shape}", EXPORT)
+        if any(step != 1 for step in steps):
+            raise NetworkError(where, f"takes steps of {list(steps)}", "slice without steps")
+        parts = [range(size) for size in value.shape]
+        for axis, start, end in zip(axes, starts, ends, strict=True):
+            parts[axis] = parts[axis][start:end]
+        return self._part(node, node.output[0], value, parts, where)
+
+    def _part(
+        self, node: onnx.NodeProto, output: str, value: Value, parts: Sequence[range], where: str
+    ) -> Value:
+        """Some elements of every axis, that follow each other."""
+        if not all(parts):
+            raise NetworkError(where, f"leaves nothing of shape {value.shape}", EXPORT)
+        if isinstance(value, QuantisedConstant):
+            raise NetworkError(where, "takes a part of quantised weights", "store the parts")
+        if isinstance(value, Constant):
+            return replace(value, array=value.array[np.ix_(*parts)] if parts else value.array)
+        shape = tuple(map(len, parts))
+        if shape == value.shape:
+            return value
+        counts = tuple((part.start, size - part.stop) for part, size in zip(parts, value.shape, strict=True))
+        return Moved(node_name(node), where, output, Crop(counts), (value,), shape)
+
+    def _split(self, node: onnx.NodeProto, where: str) -> dict[str, Value]:
+        value = self._value(node, 0, where)
+        rank, count = len(value.shape), len(node.output)
+        axis = attribute(node, "axis", 0, where)
+        if not -rank <= axis < rank:
+            raise NetworkError(where, f"axis {axis} does not exist in shape {value.shape}", EXPORT)
+        axis %= rank
+        size = value.shape[axis]
+        sizes: tuple[int, ...] | None
+        if len(node.input) > 1 and node.input[1]:
+            sizes = self._integers(node, 1, where)
+        else:
+            sizes = attribute(node, "split", None, where)
+        if sizes is None:
+            # Equal ones, but for the last.
+            most = -(-size // max(1, attribute(node, "num_outputs", count, where)))
+            sizes = tuple(max(0, min(most, size - number * most)) for number in range(count))
+        if len(sizes) != count or min(sizes, default=0) < 0 or sum(sizes) != size:
+            raise NetworkError(
+                where, f"splits {size} elements into {list(sizes)} for {count} outputs", EXPORT
+            )
+        made: dict[str, Value] = {}
+        start = 0
+        for name, part in zip(node.output, sizes, strict=True):
+            if name:
+                parts = [range(every) for every in value.shape]
+                parts[axis] = range(start, start + part)
+                made[name] = self._part(node, name, value, parts, where)
+            start += part
+        return made
 
     def _transpose(self, node: onnx.NodeProto, where: str) -> Value:
         value = self._value(node, 0, where)

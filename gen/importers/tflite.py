@@ -40,6 +40,7 @@ from bitwright.sim.graph import (
     Softmax,
     TensorInfo,
     Transpose,
+    Upsample,
 )
 
 from ._tflite import File, Operator, enum_name
@@ -118,6 +119,8 @@ class _Importer:
             "RELU6": (self._lookup, (1,)),
             "RELU_N1_TO_1": (self._lookup, (1,)),
             "RESHAPE": (self._reshape, (1, 2)),
+            "RESIZE_NEAREST_NEIGHBOR": (self._resize, (2,)),
+            "SLICE": (self._slice, (3,)),
             "SOFTMAX": (self._softmax, (1,)),
             "SQUEEZE": (self._reshape, (1,)),
             "SUB": (self._binary, (2,)),
@@ -355,6 +358,43 @@ class _Importer:
         self._nodes.append(
             Pad(name=name, input=source.name, output=result.name, padding=padding, value=value)
         )
+
+    def _slice(self, operator: Operator, name: str, where: str) -> None:
+        source, result = self._edges(operator, where)
+        begins = self._constant(operator.inputs[1], where).ravel().tolist()
+        if len(begins) != len(source.shape) or len(result.shape) != len(source.shape):
+            raise NetworkError(where, f"begins at {begins} in shape {source.shape}", _AGAIN)
+        # The sizes are the output's own; the third input only repeats them.
+        padding = tuple(
+            (-begin, begin + size - whole)
+            for begin, size, whole in zip(begins, result.shape, source.shape, strict=True)
+        )
+        if any(max(pad) > 0 for pad in padding):
+            raise NetworkError(where, f"takes {result.shape} from {begins} on of {source.shape}", _AGAIN)
+        node = Pad(name=name, input=source.name, output=result.name, padding=padding, value=result.zero_point)
+        self._nodes.append(node)
+
+    def _resize(self, operator: Operator, name: str, where: str) -> None:
+        source, result = self._maps(operator, where)
+        self._same_quantisation(source, result, operator.op, where)
+        sizes, given = result.shape[1:3], self._constant(operator.inputs[1], where).ravel().tolist()
+        if tuple(given) != sizes:
+            raise NetworkError(where, f"makes {sizes}, but its size is {given}", _AGAIN)
+        corners, centres = (
+            bool(operator.options.get(key, False)) for key in ("AlignCorners", "HalfPixelCenters")
+        )
+        for before, after in zip(source.shape[1:3], sizes, strict=True):
+            if after > 1 << 24:
+                raise NetworkError(where, f"makes {sizes}, beyond all measure", _AGAIN)
+            nearest = fixed_point.nearest(before, after, align_corners=corners, half_pixel_centres=centres)
+            if after % before or (nearest != np.arange(after) // (after // before)).any():
+                raise NetworkError(
+                    where,
+                    f"does not repeat each of {before} pixels as often, to {after}",
+                    "make height and width a whole number of times as large, without align_corners",
+                )
+        factors = (sizes[0] // source.shape[1], sizes[1] // source.shape[2])
+        self._nodes.append(Upsample(name=name, input=source.name, output=result.name, factors=factors))
 
     def _concatenation(self, operator: Operator, name: str, where: str) -> None:
         self._clamp(operator, where, (tflite.ActivationFunctionType.NONE,))

@@ -1,5 +1,6 @@
 """ONNX import: every variation against onnxruntime without graph optimisation, every refusal by name."""
 
+import shutil
 import warnings
 from dataclasses import dataclass, field
 from itertools import count
@@ -10,8 +11,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from bitwright.gen.execute import execute
 from bitwright.gen.importers import load
-from bitwright.gen.importers._runtime import fit_multiplier
+from bitwright.gen.importers._runtime import fit_multiplier, nearest
+from bitwright.gen.mapper import compile_graph
+from bitwright.gen.synthetic import random_input
+from bitwright.gen.verilog import emit
+from bitwright.hw.config import EngineConfig
 from bitwright.hw.formats import Int
 from bitwright.hw.quant.arithmetic import quantise_multiplier, requantise
 from bitwright.sim import golden
@@ -32,6 +38,7 @@ from bitwright.sim.graph import (
     Reshape,
     Softmax,
     Transpose,
+    Upsample,
     same_order,
 )
 
@@ -849,7 +856,7 @@ def test_refused_unquantised(tmp_path):
     refused(net, net.qdq(y, S_Y), tmp_path, "node 'second' .*another product, which was never quantised")
 
 
-@pytest.mark.parametrize("op", ["ConvTranspose", "Erf", "Resize", "Cast", "Loop"])
+@pytest.mark.parametrize("op", ["ConvTranspose", "Erf", "Gather", "Cast", "Loop"])
 def test_refused_operator(tmp_path, op):
     net = Network()
     y = net.node(op, net.qdq("x", S_X), name="odd")
@@ -2157,3 +2164,350 @@ def test_mutated(tmp_path, name):
         mutated[where] = rng.integers(0, 256, where.size)
         refusals += outcome(mutated.tobytes(), path) is not None
     assert refusals > 100
+
+
+# Whole networks, as exporters write them: the importer, the golden model and the mapper
+
+ENGINE = EngineConfig(cols=4, lanes=8, requantisers=2, bus_bits=64, activation_depth=256)
+
+
+def mapped(model, tmp_path, **options) -> Graph:
+    """As `check`; and an engine takes the network."""
+    graph = check(model, tmp_path, **{"inputs": 20} | options)
+    assert compile_graph(graph, ENGINE).layers
+    return graph
+
+
+def convolved(net, x, channels, count, s_x, kernel=(3, 3), s_y=None, after=None, seed=5, **attributes):
+    """A convolution with its quantiser, and the scale of its result."""
+    rng = np.random.default_rng(seed)
+    s_y = np.float32(2.0**-4) if s_y is None else s_y
+    shape = (count, channels // attributes.get("group", 1), *kernel)
+    unit = s_x * np.float32(2.0**-7)
+    bias = net.weights(rng.integers(-900, 900, count), np.full(count, unit), np.zeros(count), "int32", axis=0)
+    scale = np.full(count, 2.0**-7, np.float32)
+    y = net.node(
+        "Conv",
+        x,
+        net.weights(rng.integers(-127, 128, shape), scale, np.zeros(count), axis=0),
+        bias,
+        **attributes,
+    )
+    if after:
+        y = after(net, y)
+    return net.qdq(y, s_y, -5), s_y
+
+
+def test_inverted_residual(tmp_path):
+    """MobileNetV2: expanded, depthwise and projected, with ReLU6, and added to what came in."""
+    net = Network()
+    x = image(net, TIES[0], 3)
+    y, s_y = convolved(net, x, 8, 24, TIES[0], (1, 1), after=clip(0, 6))
+    y, s_y = convolved(net, y, 24, 24, s_y, after=clip(0, 6), group=24, **SAME)
+    y, s_y = convolved(net, y, 24, 8, s_y, (1, 1))
+    y = net.qdq(net.node("Add", x, y), TIES[2] * 2, 4)
+    graph = mapped(model_of_maps(net, y, (1, 8, 6, 7)), tmp_path)
+    assert [node.groups for node in graph.nodes if isinstance(node, Convolution)] == [1, 24, 1]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "attributes"),
+    [
+        ((6, 7), (3, 3), {"group": 2, **SAME}),
+        ((9, 8), (3, 3), {"dilations": [2, 2], "pads": [2, 2, 2, 2]}),
+        ((6, 7), (3, 2), {"pads": [0, 1, 2, 0]}),
+        ((8, 11), (3, 3), {"strides": [3, 3], "pads": [1, 1, 1, 1]}),
+        ((3, 2), (5, 5), {"pads": [2, 2, 2, 2]}),
+    ],
+    ids=["groups", "dilation", "asymmetric", "stride 3", "kernel beyond its input"],
+)
+def test_kinds_of_convolutions(tmp_path, size, kernel, attributes):
+    net = Network()
+    y, _ = convolved(net, image(net), 8, 12, TIES[0], kernel, **attributes)
+    mapped(model_of_maps(net, y, (1, 8, *size)), tmp_path)
+
+
+def test_signals_between_reshapes(tmp_path):
+    """A 1-D convolution as PyTorch writes it for a row of samples, and a classifier behind it."""
+    net = Network()
+    x = net.node("Reshape", "x", net.constant(np.array([1, 1, 32])))
+    x = net.node(
+        "Unsqueeze", net.node("Squeeze", x, net.constant(np.array([1]))), net.constant(np.array([1]))
+    )
+    x = net.qdq(x, S_X, 3)
+    y, s_y = convolved(net, x, 1, 6, S_X, (5,), after=relu, strides=[2], pads=[2, 2])
+    y = net.node("Dropout", identity(net, y))
+    y = net.node("Reshape", y, net.constant(np.array([1, -1])))
+    w, _ = operands(shape=(96, 5))
+    y = net.qdq(net.node("MatMul", y, net.weights(w, S_W)), s_y * 16)
+    mapped(net.model(y, (1, 32)), tmp_path, expect_warning=True)
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "ReduceMean"])
+def test_classifiers_behind_a_mean(tmp_path, op):
+    """Means of 42 pixels in the scale of their codes: halves go to even, which takes two averages."""
+    net = Network()
+    y, s_y = convolved(net, image(net), 4, 6, TIES[0], **SAME)
+    inputs = [net.constant(np.array([2, 3]))] if op == "ReduceMean" else []
+    y = net.qdq(net.node(op, y, *inputs), s_y, -5)
+    y = net.node("Gemm", flatten(1)(net, y), net.weights(operands(shape=(6, 5))[0], S_W))
+    graph = mapped(model_of_maps(net, net.qdq(y, S_Y)), tmp_path)
+    assert any(isinstance(node, AveragePool) for node in graph.nodes)
+
+
+def test_matrix_products_of_rows(tmp_path):
+    """A product with all rows of a sequence, between a pair of transpositions."""
+    net = Network()
+    x = transpose(0, 2, 1)(net, net.qdq("x", S_X, 3))
+    w, _ = operands(shape=(8, 16))
+    y = net.qdq(relu(net, net.node("MatMul", x, net.weights(w, S_W))), S_Y, -9)
+    y = transpose(0, 2, 1)(net, y)
+    mapped(net.model(y, (1, 8, 6)), tmp_path)
+
+
+def test_normalised_before_it_is_quantised(tmp_path):
+    rng = np.random.default_rng(4)
+    net = Network()
+    y, s_y = convolved(
+        net,
+        image(net),
+        4,
+        6,
+        TIES[0],
+        after=lambda net, y: relu(net, normalisation(rng, net, y, 6, exact=True)),
+    )
+    y, _ = convolved(net, y, 6, 4, s_y)
+    mapped(model_of_maps(net, y, (1, 4, 7, 7)), tmp_path, expect_warning=True)
+
+
+@pytest.mark.parametrize("op", ["HardSwish", "HardSigmoid", "Sigmoid"])
+def test_functions_behind_a_convolution(tmp_path, op):
+    """Quantised on both sides, as tables are."""
+    net = Network()
+    y, _ = convolved(net, image(net), 4, 6, TIES[0])
+    y = net.qdq(net.node(op, y), np.float32(1 / 128), -20)
+    y, _ = convolved(net, y, 6, 5, np.float32(1 / 128), (1, 1))
+    graph = mapped(model_of_maps(net, y), tmp_path)
+    assert [type(node) for node in graph.nodes[:3]] == [Convolution, Lookup, Convolution]
+
+
+def resize(net, x, *, scales=None, sizes=None, **attributes):
+    inputs = [x, "", "" if scales is None else net.constant(np.float32(scales))]
+    if sizes is not None:
+        inputs.append(net.constant(np.array(sizes)))
+    return net.node("Resize", *inputs, name="resize", **attributes)
+
+
+RESIZED = [
+    ((1, 1, 2, 2), {}),
+    ((1, 1, 3, 2), {"coordinate_transformation_mode": "half_pixel", "nearest_mode": "round_prefer_ceil"}),
+    ((1, 1, 2, 5), {"coordinate_transformation_mode": "pytorch_half_pixel"}),
+    ((1, 1, 4, 3), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}),
+    ((1, 1, 2, 1), {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "round_prefer_floor"}),
+]
+
+
+@pytest.mark.parametrize(("factors", "attributes"), RESIZED)
+@pytest.mark.parametrize("by", ["scales", "sizes"])
+def test_repeated_pixels(tmp_path, factors, attributes, by):
+    """The ways to resize that repeat each pixel; in front of a convolution, as in decoders."""
+    net = Network()
+    given = factors if by == "scales" else np.multiply(factors, (1, 6, 4, 5))
+    y, s_y = convolved(net, image(net), 4, 6, TIES[0])
+    y = net.qdq(resize(net, y, **{by: given}, **attributes), s_y, -5)
+    y, _ = convolved(net, y, 6, 3, s_y, **SAME)
+    graph = mapped(model_of_maps(net, y), tmp_path)
+    assert [node.factors for node in graph.nodes if isinstance(node, Upsample)] == [factors[2:]]
+
+
+def test_repeated_samples(tmp_path):
+    """Along one axis, by axes, and what is applied to floats between the quantisers."""
+    net = Network(opset=19)
+    y = resize(net, image(net), scales=(3,), axes=[2], mode="nearest")
+    graph = mapped(model_of_maps(net, net.qdq(relu(net, y), TIES[0], 3), (1, 4, 9)), tmp_path)
+    assert [node.factors for node in graph.nodes if isinstance(node, Upsample)] == [(1, 3)]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"scales": (1, 1, 1.4, 2)}, "resizes .* by .*use whole factors"),
+        ({"sizes": (1, 4, 9, 14)}, r"resizes \(1, 4, 6, 7\) to \(1, 4, 9, 14\)"),
+        ({"scales": (1, 2, 2, 2)}, "height and width, and nothing else"),
+        ({"scales": (1, 1, 2, 2), "mode": "linear"}, r"interpolates \(linear\)"),
+        ({"scales": (1, 1, 3, 1), "nearest_mode": "floor"}, "half_pixel coordinates and floor do not repeat"),
+        ({"scales": (1, 1, 3, 1), "coordinate_transformation_mode": "align_corners"}, "do not repeat"),
+        ({"scales": (1, 1, 2, 2), "coordinate_transformation_mode": "tf_crop_and_resize"}, "do not repeat"),
+        ({"scales": (1, 1, 2)}, r"has 3 scales for axes \[0, 1, 2, 3\]"),
+        ({"sizes": (1, 4, 12, 7), "keep_aspect_ratio_policy": "not_larger"}, "keeps the aspect ratio"),
+    ],
+)
+def test_refused_resize(tmp_path, attributes, message):
+    net = Network(opset=19)
+    y = resize(net, image(net), **attributes)
+    refused(
+        net,
+        net.qdq(y, TIES[0], 3),
+        tmp_path,
+        rf"node 'resize' \(Resize\).*{message}",
+        shape=(1, 4, 6, 7),
+        kind=TensorProto.INT8,
+    )
+
+
+@pytest.mark.parametrize("mode", ["half_pixel", "pytorch_half_pixel", "asymmetric", "align_corners"])
+@pytest.mark.parametrize("rounding", ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"])
+def test_nearest_pixels(mode, rounding):
+    """What every output pixel is a copy of, as onnxruntime has it."""
+    for before, after in [(1, 3), (4, 8), (5, 15), (3, 12), (7, 49), (2, 98)]:
+        net = Network()
+        y = resize(net, "x", sizes=(1, 1, after), coordinate_transformation_mode=mode, nearest_mode=rounding)
+        x = np.arange(before, dtype=np.float32).reshape(1, 1, 1, before)
+        found = runtime(net.model(y, (1, 1, before)), [y], x)[y].reshape(-1)
+        np.testing.assert_array_equal(nearest(before, after, mode, rounding), found)
+
+
+@pytest.mark.parametrize("opset", [13, 18])
+@pytest.mark.parametrize("sizes", [(12, 20), (16, 16), (16, 8, 8)])
+def test_split(tmp_path, opset, sizes):
+    """Channels that go separate ways, and are joined again in another order."""
+    net = Network(opset=opset)
+    x = image(net)
+    outputs = [net.name("part") for _ in sizes]
+    inputs, attributes = [x], {"axis": 1}
+    if sizes != (16, 16) or opset == 13:
+        inputs.append(net.constant(np.array(sizes)))
+    else:
+        attributes["num_outputs"] = 2
+    net.nodes.append(helper.make_node("Split", inputs, outputs, name="split", **attributes))
+    y = net.node("Concat", *(relu(net, net.qdq(part, TIES[0], 3)) for part in reversed(outputs)), axis=1)
+    y, _ = convolved(net, net.qdq(y, TIES[0], 3), 32, 4, TIES[0])
+    graph = mapped(model_of_maps(net, y, (1, 32, 5, 4)), tmp_path)
+    assert sum(isinstance(node, Pad) for node in graph.nodes) == len(sizes)
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "axes"),
+    [([4], [20], [1]), ([-12], [1 << 62], [1]), ([1, 2], [-1, 5], [2, -1])],
+)
+def test_slice(tmp_path, starts, ends, axes):
+    net = Network()
+    y = net.node("Slice", image(net), *(net.constant(np.array(each)) for each in (starts, ends, axes)))
+    mapped(model_of_maps(net, net.qdq(relu(net, y), TIES[0], 3), (1, 24, 5, 6)), tmp_path)
+
+
+def test_parts_and_sizes_as_attributes(tmp_path):
+    """Forms of before opset 10 and 13, which onnxruntime does not take with these types, are the new ones."""
+
+    def made(opset):
+        net = Network(opset=opset)
+        x, sizes, ends = image(net), (3, 5), (1, 1, 6)
+        outputs = [net.name("part") for _ in sizes]
+        if opset < 10:
+            net.nodes.append(helper.make_node("Split", [x], outputs, axis=1, split=sizes))
+            y = net.node("Slice", outputs[1], starts=(1, 2), ends=(5, 6), axes=(1, -1))
+            y = net.node("Upsample", y, scales=(1.0, *map(float, ends)))
+        else:
+            net.nodes.append(helper.make_node("Split", [x, net.constant(np.array(sizes))], outputs, axis=1))
+            numbers = [net.constant(np.array(each)) for each in ((1, 2), (5, 6), (1, -1))]
+            y = resize(net, net.node("Slice", outputs[1], *numbers), scales=(1, *ends))
+        graph = load(save(model_of_maps(net, net.quantize(y, TIES[0], 3), (1, 8, 2, 7)), tmp_path))
+        return graph, golden.run(graph, np.arange(112, dtype=np.int8))[graph.output]
+
+    (old, theirs), (new, ours) = made(9), made(13)
+    assert (
+        [type(node) for node in old.nodes[:3]]
+        == [type(node) for node in new.nodes[:3]]
+        == [Pad, Pad, Upsample]
+    )
+    assert ours.shape == (1, 1, 4, 2, 24)
+    np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes", "message"),
+    [
+        ("Slice", ([0], [4], [1], [2]), {}, "takes steps of .*slice without steps"),
+        ("Slice", ([3], [2], [1]), {}, "leaves nothing of shape"),
+        ("Slice", ([0], [2], [4]), {}, r"axes \[4\] do not exist"),
+        ("Slice", ([0, 1], [2], [1]), {}, "are not as many"),
+        ("Split", ([3],), {"axis": 1}, r"splits 4 elements into \[3\] for 1 outputs"),
+        ("Split", ([4],), {"axis": 5}, "axis 5 does not exist"),
+    ],
+)
+def test_refused_parts(tmp_path, op, inputs, attributes, message):
+    net = Network()
+    constants = [net.constant(np.array(each)) for each in inputs]
+    y = net.node(op, image(net), *constants, name="odd", **attributes)
+    refused(
+        net,
+        net.qdq(y, TIES[0], 3),
+        tmp_path,
+        rf"node 'odd' \({op}\).*{message}",
+        shape=(1, 4, 6, 7),
+        kind=TensorProto.INT8,
+    )
+
+
+def test_halves_of_means(tmp_path):
+    """One code or the other, as the order of what is added has it; an even one where that is exact."""
+    for s_x, exact in ((np.float32(0.0123), False), (np.float32(2.0**-5), True)):
+        net = Network()
+        y = net.node("AveragePool", image(net, s_x), kernel_shape=[2, 3], name="pool")
+        model = model_of_maps(net, net.quantize(y, s_x, 3), (1, 50, 2, 3), output_kind=TensorProto.INT8)
+        # The codes of sums of 6, 18, ... in all orders.
+        rng = np.random.default_rng(0)
+        x = rng.integers(-128, 128, (200, 1, 50, 2, 3)).astype(np.int8)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            graph = load(save(model, tmp_path))
+        assert [("halves go to even" in str(each.message)) for each in said] == [True] * (not exact)
+        ours = golden.run(graph, x)[graph.output].reshape(-1).astype(int)
+        theirs = runtime(model, [graph.output], x)[graph.output].reshape(-1)
+        above = x.reshape(-1, 6).astype(int).sum(axis=1) - 6 * 3
+        halves = above % 6 == 3
+        assert (ours[~halves] == theirs[~halves]).all()
+        assert (np.abs(ours - theirs) <= 1).all()
+        assert (ours == theirs).all() == exact
+        assert not ((ours[halves] - 3) % 2).any()
+        # And the order alone decided: the same sums, another code.
+        decided = {}
+        for total, code in zip(above[halves], theirs[halves], strict=True):
+            decided.setdefault(total, set()).add(int(code))
+        assert any(len(codes) > 1 for codes in decided.values()) != exact
+
+
+def joins_and_averages(net):
+    """An average of 3 x 3 with padding, and 12 and 20 channels joined."""
+    s = np.float32(2.0**-5)
+    x = image(net, s, 3)
+    a, _ = convolved(net, x, 2, 12, s, (1, 1), seed=1)
+    b, s_y = convolved(net, x, 2, 20, s, (1, 1), seed=2)
+    y = net.qdq(net.node("Concat", a, b, axis=1), s_y, -5)
+    y = net.node("AveragePool", y, kernel_shape=[3, 3], auto_pad="SAME_UPPER", strides=[2, 1])
+    y = net.qdq(y, s_y, -5)
+    return net.qdq(net.node("GlobalAveragePool", y), s_y, -5)
+
+
+def test_joins_and_averages_on_an_engine(tmp_path):
+    """From the file to the RTL: all tensors are those of onnxruntime."""
+    net = Network()
+    graph = check(model_of_maps(net, joins_and_averages(net), (1, 2, 3, 4)), tmp_path, inputs=20)
+    config = EngineConfig(
+        cols=2,
+        lanes=4,
+        bus_bits=64,
+        reduction=2048,
+        activation_depth=256,
+        patch_depth=64,
+        weight_depth=128,
+        channel_depth=32,
+        output_depth=64,
+        queue_depth=4,
+        burst_beats=16,
+    )
+    program = compile_graph(graph, config)
+    simulator = "icarus" if shutil.which("iverilog") else "verilator"
+    done = execute(program, graph, random_input(graph, count=1, seed=0), emit(config), simulator=simulator)
+    assert not done.mismatches
+    assert done.tensors_compared == 5

@@ -879,6 +879,25 @@ def random_steps(rng):
     return [(str(kind), *kinds[str(kind)]()) for kind in chosen]
 
 
+@pytest.mark.parametrize(("scale", "said"), [(0.0123, 1), (0.25, 0)])
+@pytest.mark.parametrize("size", [(2, 2), (2, 3)])
+def test_halves_of_means(tmp_path, scale, said, size):
+    """Halves go to even, also where float32 does not hold them; and an engine takes them."""
+    net = Network()
+    y = net.node("AveragePool", net.quant("x", scale, 8), kernel_shape=size)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        graph = load(save(net.model(net.quant(y, scale, 8), (1, 3, 4, 6)), tmp_path))
+    assert ["halves go to even" in str(each.message) for each in caught] == [True] * said
+    (pool,) = [node for node in graph.nodes if isinstance(node, AveragePool)]
+    ((count, table),) = pool.tables.items()
+    sums = np.arange(len(table)) - 128 * count
+    quotient, rest = np.divmod(sums, count)
+    whole = quotient + (2 * rest > count) + ((2 * rest == count) & (quotient % 2 == 1))
+    np.testing.assert_array_equal(table, whole)
+    assert compile_graph(graph, EngineConfig(cols=4, lanes=8)).layers
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_random_chains(seed, tmp_path):
     """Up to four bits, every chain becomes thresholds."""

@@ -1,6 +1,7 @@
 """TFLite import: variations against tflite-micro, damaged files, everything that is refused."""
 
 import re
+import shutil
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -13,10 +14,15 @@ from tflite import BuiltinOperator as Op
 from tflite import Padding
 from tflite import TensorType as Type
 
+from bitwright.gen.execute import execute
 from bitwright.gen.importers import load
+from bitwright.gen.mapper import compile_graph
+from bitwright.gen.synthetic import random_input
+from bitwright.gen.verilog import emit
+from bitwright.hw.config import EngineConfig
 from bitwright.hw.formats import Int
 from bitwright.hw.quant.arithmetic import quantise_multiplier, requantise
-from bitwright.sim import golden
+from bitwright.sim import fixed_point, golden
 from bitwright.sim.graph import (
     AveragePool,
     Binary,
@@ -26,10 +32,12 @@ from bitwright.sim.graph import (
     Lookup,
     MaxPool,
     NetworkError,
+    Pad,
     Quantize,
     Reshape,
     Softmax,
     Transpose,
+    Upsample,
 )
 
 K, N = 12, 7
@@ -48,7 +56,9 @@ OPTIONS = {
     Op.PACK: "PackOptions",
     Op.PAD: "PadOptions",
     Op.PADV2: "PadV2Options",
+    Op.RESIZE_NEAREST_NEIGHBOR: "ResizeNearestNeighborOptions",
     Op.SHAPE: "ShapeOptions",
+    Op.SLICE: "SliceOptions",
     Op.SOFTMAX: "SoftmaxOptions",
     Op.SQUEEZE: "SqueezeOptions",
     Op.STRIDED_SLICE: "StridedSliceOptions",
@@ -788,6 +798,106 @@ def test_concatenation(tmp_path, axis):
     net.operator(Op.CONCATENATION, [double, same, double], [y], {"axis": axis})
     graph = check(net.pack([x], [y]), tmp_path)
     assert graph.nodes[2].axis == axis % 4
+
+
+@pytest.mark.parametrize(("small", "sizes"), [((2, 2), (4, 6)), ((3, 2), (9, 2)), ((1, 5), (3, 10))])
+@pytest.mark.parametrize("half_pixel_centers", [False, True])
+def test_repeated_pixels(tmp_path, small, sizes, half_pixel_centers):
+    data = operator(
+        Op.RESIZE_NEAREST_NEIGHBOR,
+        [(1, *small, 4), (1, *sizes, 4)],
+        constants=[integers(*sizes)],
+        half_pixel_centers=half_pixel_centers,
+    )
+    graph = check(data, tmp_path, inputs=5)
+    (node,) = graph.nodes
+    assert isinstance(node, Upsample)
+    assert node.factors == (sizes[0] // small[0], sizes[1] // small[1])
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ((6, 5), {}, "does not repeat each of 2 pixels as often, to 5"),
+        ((9, 4), {"align_corners": True}, "does not repeat each of 3 pixels as often, to 9"),
+        ((6, 4), {"given": (6, 6)}, r"makes \(6, 4\), but its size is \[6, 6\]"),
+        ((6, 4), {"zero_points": [3, 4]}, "'x' and 'y' differ in scale or zero point"),
+    ],
+)
+def test_refused_resize(tmp_path, sizes, options, message):
+    given = integers(*options.get("given", sizes))
+    options = {key: value for key, value in options.items() if key != "given"}
+    data = operator(Op.RESIZE_NEAREST_NEIGHBOR, [(1, 3, 2, 4), (1, *sizes, 4)], constants=[given], **options)
+    refused(data, tmp_path, f"RESIZE_NEAREST_NEIGHBOR, output 'y'.*{message}")
+
+
+@pytest.mark.parametrize("before", [1, 2, 5, 7])
+@pytest.mark.parametrize(("corners", "half"), [(False, False), (True, False), (False, True)])
+def test_nearest_pixels(before, corners, half):
+    """What every output pixel is a copy of, as the runtime has it."""
+    micro = pytest.importorskip("tflite_micro.python.tflite_micro.runtime")
+    for after in (before, before + 1, 2 * before, 3 * before, 49 * before):
+        data = operator(
+            Op.RESIZE_NEAREST_NEIGHBOR,
+            [(1, before, 1, 1), (1, after, 1, 1)],
+            constants=[integers(after, 1)],
+            align_corners=corners,
+            half_pixel_centers=half,
+        )
+        interpreter = micro.Interpreter.from_bytes(data)
+        interpreter.set_input(np.arange(before, dtype=np.int8).reshape(1, before, 1, 1), 0)
+        interpreter.invoke()
+        found = fixed_point.nearest(before, after, align_corners=corners, half_pixel_centres=half)
+        np.testing.assert_array_equal(found, interpreter.get_output(0).reshape(-1))
+
+
+def test_slice(tmp_path):
+    constants = [integers(0, 1, 0, 2), integers(1, 3, 2, -1)]
+    graph = check(operator(Op.SLICE, [(1, 5, 2, 8), (1, 3, 2, 6)], constants=constants), tmp_path, inputs=5)
+    (node,) = graph.nodes
+    assert isinstance(node, Pad)
+    assert node.padding == ((0, 0), (-1, -1), (0, 0), (-2, 0))
+    constants = [integers(0, 3, 0, 2), integers(1, 3, 2, -1)]
+    data = operator(Op.SLICE, [(1, 5, 2, 8), (1, 3, 2, 6)], constants=constants)
+    refused(data, tmp_path, r"takes \(1, 3, 2, 6\) from \[0, 3, 0, 2\] on of \(1, 5, 2, 8\)")
+
+
+def test_joins_and_averages_on_an_engine(tmp_path):
+    """From the file to the RTL: an average with padding, and 12 and 20 channels joined."""
+    net = Network()
+    first = net.tensor("x", (1, 3, 4, 2), scale=S_X, zero_point=3)
+    parts = []
+    for number, count in enumerate((12, 20)):
+        w, b = operands(seed=number, shape=(count, 2))
+        weights = net.tensor(f"w{number}", (count, 1, 1, 2), scale=S_W, data=w)
+        bias = net.tensor(f"b{number}", (count,), Type.INT32, S_X * S_W, data=b)
+        parts.append(net.tensor(f"part{number}", (1, 3, 4, count), scale=S_Y, zero_point=-5))
+        options = {"stride_h": 1, "stride_w": 1, "dilation_h_factor": 1, "dilation_w_factor": 1}
+        net.operator(Op.CONV_2D, [first, weights, bias], [parts[-1]], options)
+    joined = net.tensor("joined", (1, 3, 4, 32), scale=S_Y, zero_point=-5)
+    net.operator(Op.CONCATENATION, parts, [joined], {"axis": 3})
+    y = net.tensor("y", (1, 2, 4, 32), scale=S_Y, zero_point=-5)
+    window = {"filter_height": 3, "filter_width": 3, "stride_h": 2, "stride_w": 1, "padding": Padding.SAME}
+    net.operator(Op.AVERAGE_POOL_2D, [joined], [y], window)
+    graph = check(net.pack([first], [y]), tmp_path, inputs=20)
+    config = EngineConfig(
+        cols=2,
+        lanes=4,
+        bus_bits=64,
+        reduction=2048,
+        activation_depth=256,
+        patch_depth=64,
+        weight_depth=128,
+        channel_depth=32,
+        output_depth=64,
+        queue_depth=4,
+        burst_beats=16,
+    )
+    program = compile_graph(graph, config)
+    simulator = "icarus" if shutil.which("iverilog") else "verilator"
+    done = execute(program, graph, random_input(graph, count=1, seed=0), emit(config), simulator=simulator)
+    assert not done.mismatches
+    assert done.tensors_compared == 4
 
 
 @pytest.mark.parametrize("op", [Op.PAD, Op.PADV2])
