@@ -1,6 +1,6 @@
 """Fetches the program and hands each instruction to the queue of its unit."""
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -133,8 +133,10 @@ class FetchUnit(wiring.Component):
                 self.o[index].payload.eq(buffer.o.payload),
                 self.o[index].valid.eq(buffer.o.valid & (target == index + 1) & ~unknown),
             ]
-        ready = Cat(Const(0, 1), *(self.o[index].ready for index in Unit))
-        m.d.comb += buffer.o.ready.eq(ready.bit_select(target, 1) & ~unknown)
+        with m.Switch(target):
+            for index in Unit:
+                with m.Case(index + 1):
+                    m.d.comb += buffer.o.ready.eq(self.o[index].ready & ~unknown)
         with m.If(leaves):
             m.d.sync += [unit.eq(target), beat.eq(beat + 1), first.eq(beat == beats - 1)]
             with m.If(beat == beats - 1):
