@@ -400,6 +400,8 @@ def _apart(target: Target, verilog: str) -> tuple[str, str]:
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.
 _MARGIN = 1.2
 
+_LARGE_LUTS = 8000  # on ECP5: from here on another router is quicker by far
+
 # nextpnr's names. The two LUTs whose place a LUT RAM's write port takes are in TRELLIS_COMB.
 _ECP5_WEIGHTS = {
     "lut": {"TRELLIS_COMB": 1},
@@ -591,6 +593,17 @@ class Flow:
             str(self.timing_weight),
         ]
 
+    def router(self) -> list[str]:
+        """Arguments that choose the router, for a design that has been packed.
+
+        nextpnr-ecp5's own choice takes half an hour for `base`, with 12 600 LUTs, and comes to no end for
+        some seeds; router2 takes six minutes.
+        """
+        if self.target.family != "ecp5":
+            return []
+        packed = json.loads((self.folder / "packed.json").read_text())["utilization"]
+        return ["--router", "router2"] if packed["TRELLIS_COMB"]["used"] > _LARGE_LUTS else []
+
     def results(self, seed: int) -> list[str]:
         """Arguments that name what nextpnr is to write beside its report."""
         return []
@@ -620,6 +633,7 @@ class Flow:
         arguments = [
             *self.arguments(),
             *self.results(seed),
+            *self.router(),
             *("--seed", str(seed), "--report", f"{name}.json"),
         ]
 

@@ -13,7 +13,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from bitwright.gen import synthesis
-from bitwright.gen.synthesis import TARGETS, SynthesisResult, check_target, synthesise
+from bitwright.gen.synthesis import TARGETS, Flow, SynthesisResult, check_target, synthesise
 from bitwright.gen.toolchain import Finished, ToolTimeoutError, run_tool, verilog_environment
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError
@@ -301,3 +301,14 @@ def test_an_engine_of_another_family_is_refused():
         ConfigError, match="generic or ice40 in the configuration, to be synthesised for ice40-hx8k"
     ):
         check_target("ice40-hx8k", config)
+
+
+@pytest.mark.parametrize(
+    ("target", "luts", "router"),
+    [("ecp5-85k", 20_000, ["--router", "router2"]), ("ecp5-85k", 2_000, []), ("ice40-up5k", 20_000, [])],
+)
+def test_router(target, luts, router, tmp_path):
+    packed = {"utilization": {"TRELLIS_COMB": {"used": luts, "available": 83640}}}
+    (tmp_path / "packed.json").write_text(json.dumps(packed))
+    flow = Flow(TARGETS[target], tmp_path, 100, 60, 30, print)
+    assert flow.router() == router
