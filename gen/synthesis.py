@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.emission import SHARED
 from bitwright.hw.errors import BitwrightError, ConfigError
 from bitwright.sim.tools import ToolError
 
@@ -376,25 +375,7 @@ def synthesis_script(target: Target, top: str, folder: Path) -> str:
         (folder / "cells.v").write_text(text)
         replace = "read_verilog -overwrite cells.v; "
     afterwards = f"; {target.afterwards}" if target.afterwards else ""
-    keep, join = _apart(target, (folder / "design.v").read_text())
-    return f"read_verilog design.v; {replace}{keep}{target.yosys} -top {top}{join}{afterwards}"
-
-
-def _apart(target: Target, verilog: str) -> tuple[str, str]:
-    """What keeps the units of an array apart while cells are made, and joins them behind that.
-
-    Together, registers of a unit that have the same contents as another unit's would become one that drives
-    both, and all of them, from one end of the device to the other: `base` on an LFE5U-85F had 240 loads on
-    each of its units' controls. Devices without room to spare keep that.
-    """
-    several = [name for name in SHARED if len(re.findall(rf"^ *{name} ", verilog, re.MULTILINE)) > 1]
-    if target.family != "ecp5" or not several:
-        return "", ""
-    names = " ".join(several)
-    return (
-        f"setattr -mod -set keep_hierarchy 1 {names}; ",
-        f"; setattr -mod -unset keep_hierarchy {names}; flatten; opt_clean",
-    )
+    return f"read_verilog design.v; {replace}{target.yosys} -top {top}{afterwards}"
 
 
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.

@@ -9,10 +9,7 @@ from typing import TypeVar, cast
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, ResetSignal, Value
 from amaranth.lib import wiring
 
-__all__ = ["SHARED", "Emission", "never_elaborated", "share"]
-
-SHARED = ("activation_feeder", "combiner_lane", "dot_product_unit", "requantiser", "thresholder")
-"""Names of the modules of an engine that are emitted once and instantiated many times."""
+__all__ = ["Emission", "never_elaborated", "share"]
 
 T = TypeVar("T", bound=Elaboratable | None)
 
@@ -51,7 +48,7 @@ def share(platform: object, name: str, component: wiring.Component) -> Elaborata
     platform
         What ``elaborate`` was given.
     name
-        Name of the shared module; those of an engine are in :data:`SHARED`.
+        Name of the shared module.
     component
         Its ports are used as they are.
     """

@@ -133,13 +133,14 @@ class OutputStationaryArray(wiring.Component):
                 if control is not None:
                     m.d.comb += Value.cast(unit.control).eq(control)
 
-        m.d.sync += self.captured.eq(units[0].o_valid)
+        capture = units[0].o_valid
+        m.d.sync += self.captured.eq(capture)
         drain = [
             Signal(len(Value.cast(unit.o)), name=f"drain_{index}", reset_less=True)
             for index, unit in enumerate(units)
         ]
         for index, (register, unit) in enumerate(zip(drain, units, strict=True)):
-            with m.If(unit.o_valid):  # of all units at a time; each its own, which lies nearer
+            with m.If(capture):
                 m.d.sync += register.eq(Value.cast(unit.o))
             if index + self.step < len(units):
                 with m.Elif(self.shift):

@@ -12,8 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from bitwright.hw.array.output_stationary import OutputStationaryArray
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.emission import SHARED, Emission, share
-from bitwright.hw.engine import Engine
+from bitwright.hw.emission import Emission, share
 from bitwright.hw.memory.ram import Ram
 
 
@@ -162,22 +161,3 @@ def test_rams_share_one_text():
     text = emit(Two(), platform)
     assert len(cells(text, "bitwright_ram")) == 2
     assert len(platform.verilog) == 1
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"depthwise": True, "quantisers": ("requantise", "thresholds"), "precisions": ("a4w4",)},
-        {"pe": "unpu", "lanes": 16},
-    ],
-    ids=str,
-)
-def test_shared_modules_of_an_engine_are_known(changes):
-    """By their names synthesis keeps them apart."""
-    config = EngineConfig(**{"cols": 4, "lanes": 8, **changes})
-    emission = Emission()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        rtlil.convert(Engine(config), name="engine", platform=emission, emit_src=False)
-    assert emission.modules
-    assert set(emission.modules) <= set(SHARED)
