@@ -145,6 +145,8 @@ def beats(c, layout, i, window):
                     }
                     if window:
                         job |= {"combine": window["combine"], "position": position, "window": window["size"]}
+                        if c.unit.outputs > 1:
+                            job["part"] = captures % c.unit.outputs
                     if "sum" in c.combined:
                         job |= {name: window[name] for name in ("low", "high", "half_even")}
                     job = {name: value % (1 << layout[name].width) for name, value in job.items()}
