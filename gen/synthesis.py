@@ -577,7 +577,7 @@ class Flow:
     def router(self) -> list[str]:
         """Arguments that choose the router, for a design that has been packed.
 
-        nextpnr-ecp5's own choice takes half an hour for `base`, with 12 600 LUTs, and comes to no end for
+        nextpnr-ecp5's own choice takes half an hour for `base`, with 12 000 LUTs, and comes to no end for
         some seeds; router2 takes six minutes.
         """
         if self.target.family != "ecp5":
