@@ -148,9 +148,12 @@ def plan(
     Raises
     ------
     ConfigError
-        The clock or the speed cannot be had, or the memory does not fit the board.
+        The clock or the speed cannot be had, the memory does not fit the board, or the engine is not one for
+        AXI4, which a board's memory and host link speak.
     """
     check_target(board.target, config)
+    if config.bus != "axi":
+        raise ConfigError("bus", config.bus, "axi, or left out, on a board")
     wanted = board.clock_mhz if clock_mhz is None else clock_mhz
     pll: Pll | None = None
     if wanted != board.input_mhz:

@@ -167,3 +167,9 @@ def test_command_with_external_memory(tmp_path):
 def test_other_commands_are_there(tmp_path):
     done = bitwright("--help", cwd=tmp_path)
     assert {"build", "generate", "synth"} <= set(done.stdout.split())
+
+
+@pytest.mark.parametrize("memory", [None, "external"])
+def test_wishbone_engine_is_refused(memory):
+    with pytest.raises(ConfigError, match="bus = 'wishbone': must be axi, or left out, on a board"):
+        plan(ICEBREAKER, configs.load("icebreaker", ["bus=wishbone"]), memory=memory)
