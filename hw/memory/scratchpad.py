@@ -12,6 +12,9 @@ from .ram import Ram
 
 __all__ = ["Geometry", "Scratchpad", "geometries"]
 
+_LARGE_BITS = 1 << 17
+"""From here on a scratchpad's block RAMs lie so far apart that a word cannot reach all within a cycle."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Geometry:
@@ -56,6 +59,11 @@ class Geometry:
         """Rows of the memories."""
         return max(1, self.depth // self.ratio)
 
+    @property
+    def write_latency(self) -> int:
+        """Cycles from a write to the memory: 1, or 2 in a large scratchpad, as :class:`Scratchpad` says."""
+        return 2 if self.rows * self.ratio * self.read_bits >= _LARGE_BITS else 1
+
 
 def geometries(config: EngineConfig) -> dict[Buffer, Geometry]:
     """The scratchpads that LOAD fills."""
@@ -82,7 +90,14 @@ class Scratchpad(wiring.Component):
     ``read_data`` is the word at ``read_address`` :attr:`LATENCY` cycles earlier: one cycle for the memory,
     one for a register behind it, as block RAM is slow to put out.
 
-    No address may be read in the cycle in which it is written.
+    ::
+
+        write_* ──┬─► register 0 ──► bank 0       in a large scratchpad, where each bank's registers take
+                  ├─► register 1 ──► bank 1       what is written there: a word goes to few places, and
+                  └─► ...                         from there to the block RAMs of one bank
+
+    A word may be read ``geometry.write_latency`` cycles after it was written; until then its row may not.
+    Tokens take longer than that from a unit that writes to one that reads.
 
     Parameters
     ----------
@@ -121,10 +136,22 @@ class Scratchpad(wiring.Component):
             # The last bank of a word that is no multiple of the bus keeps only the bits that are read.
             width = min(geometry.write_bits, geometry.read_bits * geometry.ratio - bank * geometry.write_bits)
             m.submodules[f"bank_{bank}"] = ram = Ram(width=width, depth=geometry.rows)
+            write = self.write_enable & (self.write_bank == bank)
+            port = (self.write_row, self.write_data[:width])
+            if geometry.write_latency > 1:
+                enabled = Signal(name=f"write_{bank}")
+                held = [
+                    Signal.like(value, name=f"{name}_{bank}", reset_less=True)
+                    for name, value in zip(("row", "data"), port, strict=True)
+                ]
+                m.d.sync += enabled.eq(write)
+                with m.If(write):
+                    m.d.sync += [register.eq(value) for register, value in zip(held, port, strict=True)]
+                write, port = enabled, tuple(held)
             m.d.comb += [
-                ram.write_enable.eq(self.write_enable & (self.write_bank == bank)),
-                ram.write_address.eq(self.write_row),
-                ram.write_data.eq(self.write_data),
+                ram.write_enable.eq(write),
+                ram.write_address.eq(port[0]),
+                ram.write_data.eq(port[1]),
                 ram.read_enable.eq(self.read_enable),
                 ram.read_address.eq(row),
             ]

@@ -20,6 +20,9 @@ from bitwright.hw.sched.isa import Buffer
         # Fewer words than a row holds: the row is there all the same.
         (64, 4, 8, 1, 16, 1),
         (32, 96, 1, 3, 1, 1),
+        # Large ones, with registers in front of each bank.
+        (64, 1024, 128, 16, 1, 128),
+        (64, 160, 1024, 3, 1, 1024),
     ],
 )
 def test_contents_and_latency(write_bits, read_bits, depth, banks, ratio, rows, rng, simulate):
@@ -27,6 +30,7 @@ def test_contents_and_latency(write_bits, read_bits, depth, banks, ratio, rows, 
     assert (geometry.banks, geometry.ratio, geometry.rows) == (banks, ratio, rows)
     dut = Scratchpad(geometry)
     assert dut.LATENCY == 2
+    assert geometry.write_latency == (2 if read_bits * depth >= 1 << 17 else 1)
     row_bits = read_bits * ratio
     contents = [0] * rows
     arriving = [None] * dut.LATENCY  # words on their way
@@ -38,13 +42,15 @@ def test_contents_and_latency(write_bits, read_bits, depth, banks, ratio, rows, 
         everything = [(row, bank) for row in range(rows) for bank in range(banks)]
         rng.shuffle(everything)
         seen = None
+        written = []  # rows, latest last
         for step in range(len(everything) + 200):
             # Every place is written once, then any, while other rows are read.
             to, bank = everything[step] if step < len(everything) else rng.choice(everything)
             writes = step < len(everything) or rng.random() < 0.5
             value = rng.getrandbits(write_bits)
             address = rng.randrange(rows * ratio)
-            reads = rng.random() < 0.6 and not (writes and address // ratio == to)
+            written.append(to if writes else None)
+            reads = rng.random() < 0.6 and address // ratio not in written[-geometry.write_latency :]
             ctx.set(dut.write_enable, writes)
             ctx.set(dut.write_row, to)
             ctx.set(dut.write_bank, bank)
