@@ -1,13 +1,16 @@
 """Cycle model: when each instruction of a program starts and ends, without simulating data.
 
 The three units, the queue of each, the tokens between them and the shared read bus are followed
-instruction by instruction. The constants are the pipeline depths of the hardware; what the RTL counts is
-the truth, and reports show both.
+instruction by instruction. Where the store unit forwards, it shares the activation scratchpad's write port
+with the load unit: a LOAD may well come before a STORE that stands in front of it, so such a program is
+followed again, with the times found at first. The constants are the pipeline depths of the hardware; what the
+RTL counts is the truth, and reports show both.
 """
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +18,7 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.pe.contract import Order
 from bitwright.hw.quant.requantise import Requantiser
 from bitwright.hw.sched.fetch import FetchUnit
-from bitwright.hw.sched.isa import Instruction, Opcode, Unit
+from bitwright.hw.sched.isa import Buffer, Instruction, Opcode, Unit
 
 __all__ = ["Timeline", "simulate"]
 
@@ -28,6 +31,7 @@ _ARRIVE = 3  # from the bus to the end of the instruction
 _FETCH = 12  # from start to the first instruction's request, and through buffer and queue, beside the memory
 _FEED = 5  # from a word's address in the feeder to the beat that takes it
 _WRITE = 6  # from a STORE's start to its first word, and from the last answer to its end
+_ROUND = 12  # until the counters' pointer has come by, whose round a SNAPSHOT waits for, and back
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,37 @@ def _bursts(beats: int, row_beats: int, burst_beats: int) -> tuple[int, int]:
     return rows * -(-min(beats, row_beats) // burst_beats), rows
 
 
+@dataclass
+class _Port:
+    """When each of the two that write the activation scratchpad does, in order."""
+
+    loads: list[tuple[int, int]] = field(default_factory=list)
+    stores: list[tuple[int, int]] = field(default_factory=list)
+
+
+def _shared(begin: int, words: int, others: Sequence[tuple[int, int]]) -> int:
+    """Where so many words end that take turns with others, who have the port from some cycles to others."""
+    place = max(0, bisect_right(others, (begin, begin)) - 1)
+    now = begin
+    for start, end in others[place:]:
+        if end <= now:
+            continue
+        if start >= now + words:
+            break
+        if start > now:
+            words -= start - now
+            now = start
+        together = end - now
+        if 2 * words <= together:
+            return now + 2 * words
+        words -= together // 2
+        now = end
+    return now + words
+
+
+_ROUNDS = 3  # times a program is followed in which both write the activation scratchpad
+
+
 def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, latency: int = 20) -> Timeline:
     """Follow a program.
 
@@ -69,6 +104,28 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     latency
         Cycles from a read's address to its first word, and from a write's last word to its answer. After
         that a word per cycle.
+    """
+    meet = any(each.opcode is Opcode.STORE and each["forward"] for each in instructions)
+    port = _Port()
+    for _ in range(_ROUNDS if meet else 1):
+        others, port = port, _Port()
+        timeline = _follow(config, instructions, latency, others, port)
+    return timeline
+
+
+def _follow(
+    config: EngineConfig, instructions: Sequence[Instruction], latency: int, others: _Port, port: _Port
+) -> Timeline:
+    """Follow a program once.
+
+    Parameters
+    ----------
+    config, instructions, latency
+        As of :func:`simulate`.
+    others
+        When the activation scratchpad was written the last time it was followed.
+    port
+        Filled with when it is, now.
     """
     beats = config.instruction_beats
     unit_free = dict.fromkeys(Unit, 0)
@@ -91,6 +148,7 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     bursts: deque[tuple[int, int]] = deque()  # words of the program that are there, and since when
     ends: list[int] = []
     snapshots: list[int] = []
+    left = 0  # an instruction has left its decoder
     for index, instruction in enumerate(instructions):
         unit = instruction.opcode.unit
         # The buffer is kept full, a burst at a time, which takes the bus from loads.
@@ -117,17 +175,21 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             count, rows = _bursts(instruction["beats"], instruction["row_beats"], config.burst_beats)
             issue = count * _BURST + rows * (_ROW - _BURST)
             first = max(bus, start + _REQUEST + latency)
-            end = max(first + instruction["beats"], start + _REQUEST + issue + latency)
+            meets = others.stores if instruction["buffer"] == Buffer.ACTIVATIONS else ()
+            end = max(_shared(first, instruction["beats"], meets), start + _REQUEST + issue + latency)
+            if instruction["buffer"] == Buffer.ACTIVATIONS:
+                port.loads.append((first, end))
             bus = end
             end += _ARRIVE
             places.append(end)
+            left = start
             unit_free[unit] = start + issue
         elif instruction.opcode in (Opcode.GEOMETRY, Opcode.WINDOW):
             if instruction.opcode is Opcode.GEOMETRY:
                 geometry = instruction
             # Its words come in when the feeder is done, and the COMPUTE before it has gone.
             start = max(fetched, fed + beats, taken + beats)
-            end = unit_free[unit] = start
+            left = end = unit_free[unit] = start
         elif instruction.opcode is Opcode.COMPUTE:
             start = max(start, fed + 1)
             drained = config.modes[instruction["result"]].drain_cycles
@@ -144,7 +206,7 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             words, feeding = _feeding(config, instruction, geometry, patches)
             # The first beat needs a word of the last row.
             first = start + _FEED + feeding * (config.rows - 1) // patches
-            taken = begin = max(played + 1, start + 2)
+            left = taken = begin = max(played + 1, start + 2)
             # Its first results wait for the last ones of the COMPUTE before it.
             apart = played + schedule.cycles(instruction["steps"], draining)[1]
             # Behind the last word come the beats of its step, or of all steps but the first time round.
@@ -162,14 +224,17 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
             count, rows = _bursts(instruction["beats"], instruction["row_beats"], config.burst_beats)
             words = instruction["beats"]
             if instruction.opcode is Opcode.SNAPSHOT:
-                words = words * (1 + config.bus_bits // 32 * 2) + 32
+                words = words * (1 + config.bus_bits // 32 * 2) + _ROUND
             end = start + _WRITE + words
+            if instruction["forward"]:
+                end = _shared(start + _WRITE, words, others.loads)
+                port.stores.append((start + _WRITE, end))
             if not instruction["only"]:
                 end += max(count, count * _BURST + rows - words) + latency
-            unit_free[unit] = end
+            left = unit_free[unit] = end
             if instruction.opcode is Opcode.SNAPSHOT:
                 snapshots.append(end)
-        queue.append(start)
+        queue.append(left)
         ends.append(end)
         for taker in Unit:
             if instruction["post"] >> taker & 1:

@@ -5,7 +5,7 @@ import pytest
 from bitwright.gen.mapper import compile_graph
 from bitwright.gen.synthetic import random_mlp
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.sched.isa import Instruction, Opcode, Unit
+from bitwright.hw.sched.isa import Buffer, Instruction, Opcode, Unit
 from bitwright.sim.cycles import simulate
 
 CONFIG = EngineConfig(
@@ -68,3 +68,33 @@ def test_snapshots_are_in_order() -> None:
     assert len(timeline.snapshots) == 3
     assert list(timeline.snapshots) == sorted(timeline.snapshots)
     assert timeline.snapshots[-1] == timeline.total == program.predicted_cycles
+
+
+@pytest.mark.parametrize(("buffer", "slower"), [(Buffer.ACTIVATIONS, True), (Buffer.WEIGHTS, False)])
+def test_forwarded_words_take_turns_with_loads_of_activations(buffer: Buffer, slower: bool) -> None:
+    store = {"beats": 400, "row_beats": 400, "stride": 400}
+    load = Instruction(Opcode.LOAD, {**LOAD, "beats": 1000, "row_beats": 1000, "buffer": buffer})
+
+    def ends(forward: int) -> list[int]:
+        return list(simulate(CONFIG, [Instruction(Opcode.STORE, {**store, "forward": forward}), load]).ends)
+
+    (stored, loaded), (both_stored, both_loaded) = ends(0), ends(1)
+    # While both want the port, each has half of it: from the load's first word to the store's last.
+    waited = both_stored - stored
+    assert (300 < waited < 400) is slower
+    assert both_loaded - loaded == pytest.approx(waited, abs=8)
+    if not slower:
+        assert waited == 0
+
+
+def test_a_full_queue_holds_up_the_other_units() -> None:
+    """Behind as many COMPUTEs as fit the queue and the decoder, a LOAD waits until one has left."""
+    compute = Instruction(Opcode.COMPUTE, {"steps": 1000, "row_groups": 1, "col_groups": 1, "drain": 1})
+
+    def end_of_load(computes: int) -> int:
+        return simulate(CONFIG, [compute] * computes + [Instruction(Opcode.LOAD, LOAD)]).ends[-1]
+
+    # The first has left at once, the second when the first one's beats are through.
+    fitting = CONFIG.queue_depth + 2
+    assert end_of_load(fitting) < 1000 < end_of_load(fitting + 1)
+    assert end_of_load(fitting + 2) - end_of_load(fitting + 1) == pytest.approx(1000, abs=2)
