@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -395,7 +395,7 @@ def constraints(board: Board, pins: list[Pin]) -> tuple[str, str]:
 class _BoardFlow(Flow):
     """The same for a design with pins, to a bitstream."""
 
-    board: Board
+    board: Board = field(kw_only=True)
 
     def prepare(self, top: str) -> None:
         """Documented in :class:`Flow`; ports stay."""
@@ -410,7 +410,6 @@ class _BoardFlow(Flow):
             *self.board.nextpnr,
             *(where, name),
             *("--json", "netlist.json", "--freq", f"{self.frequency * _MARGIN:g}", "--timing-allow-fail"),
-            *("--placer-heap-timingweight", str(self.timing_weight)),
         ]
 
     def results(self, seed: int) -> list[str]:
@@ -517,8 +516,7 @@ def implement(
     (folder / name).write_text(text)
     (logs / name).write_text(text)
     target = TARGETS[board.target]
-    weight = {"ecp5": 30, "ice40": 10}[target.family]
-    flow = _BoardFlow(target, logs, clock_mhz, timeout, weight, say, board)
+    flow = _BoardFlow(target, logs, clock_mhz, timeout, say, board=board)
     result = flow.run_seeds(TOP, [seed])
     bitstream = None
     if result.fits:

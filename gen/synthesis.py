@@ -316,8 +316,8 @@ def synthesise(
         Seconds after which a run of Yosys or of nextpnr is stopped. One of nextpnr-ice40 is started once
         more, with its other router.
     timing_weight
-        How much nextpnr's placer minds delay beside length; its own 10 on iCE40, where more may keep it from
-        ever placing a device that is nearly full, and 30 on ECP5, unless given.
+        How much nextpnr's placer minds delay beside length. Unless given: its own 10 on iCE40, where more may
+        keep it from ever placing a device that is nearly full; on ECP5 30, or 10 for a large design.
     progress
         Told what is being done.
 
@@ -345,8 +345,7 @@ def synthesise(
         raise BitwrightError(f"{error.filename}: {error.strerror}") from None
     try:
         (stage / "design.v").write_bytes(source)
-        weight = {"ecp5": 30, "ice40": 10}[device.family] if timing_weight is None else timing_weight
-        flow = Flow(device, stage, goal, timeout, weight, progress or (lambda text: None))
+        flow = Flow(device, stage, goal, timeout, progress or (lambda text: None), timing_weight)
         result = flow.run(top, seeds)
         _keep(stage, workdir)
     finally:
@@ -381,7 +380,7 @@ def synthesis_script(target: Target, top: str, folder: Path) -> str:
 # nextpnr stops improving a path that meets the clock it was given, so it is given one quicker than asked for.
 _MARGIN = 1.2
 
-_LARGE_LUTS = 8000  # on ECP5: from here on another router is quicker by far
+_LARGE_LUTS = 8000  # on ECP5: from here on other settings are better
 
 # nextpnr's names. The two LUTs whose place a LUT RAM's write port takes are in TRELLIS_COMB.
 _ECP5_WEIGHTS = {
@@ -421,18 +420,18 @@ class Flow:
         Clock to aim for, in MHz.
     timeout
         Seconds that a run of a tool may take.
-    timing_weight
-        How much nextpnr's placer minds delay beside length.
     say
         Told what is being done.
+    timing_weight
+        How much nextpnr's placer minds delay beside length, as of :func:`synthesise`.
     """
 
     target: Target
     folder: Path
     frequency: float
     timeout: float
-    timing_weight: int
     say: Callable[[str], None]
+    timing_weight: int | None = None
 
     @property
     def nextpnr(self) -> str:
@@ -570,20 +569,26 @@ class Flow:
             "--freq",
             f"{self.frequency * _MARGIN:g}",
             "--timing-allow-fail",
-            "--placer-heap-timingweight",
-            str(self.timing_weight),
         ]
 
-    def router(self) -> list[str]:
-        """Arguments that choose the router, for a design that has been packed.
+    def tuning(self) -> list[str]:
+        """Arguments that choose placement and routing, for a design that has been packed.
 
-        nextpnr-ecp5's own choice takes half an hour for `base`, with 12 000 LUTs, and comes to no end for
-        some seeds; router2 takes six minutes.
+        What suits units and small engines does not suit large ones on ECP5. nextpnr-ecp5's own router takes
+        half an hour for `base`, with 12 000 LUTs, and comes to no end for some seeds; router2 takes some
+        minutes. Minding delay so much that wires get longer, its placer fills the chip with them: `base` then
+        has a clock of 73 MHz before routing, and 85 otherwise.
         """
-        if self.target.family != "ecp5":
-            return []
-        packed = json.loads((self.folder / "packed.json").read_text())["utilization"]
-        return ["--router", "router2"] if packed["TRELLIS_COMB"]["used"] > _LARGE_LUTS else []
+        weight, router = 10, []
+        if self.target.family == "ecp5":
+            packed = json.loads((self.folder / "packed.json").read_text())["utilization"]
+            if packed["TRELLIS_COMB"]["used"] > _LARGE_LUTS:
+                router = ["--router", "router2"]
+            else:
+                weight = 30
+        if self.timing_weight is not None:
+            weight = self.timing_weight
+        return ["--placer-heap-timingweight", str(weight), *router]
 
     def results(self, seed: int) -> list[str]:
         """Arguments that name what nextpnr is to write beside its report."""
@@ -614,7 +619,7 @@ class Flow:
         arguments = [
             *self.arguments(),
             *self.results(seed),
-            *self.router(),
+            *self.tuning(),
             *("--seed", str(seed), "--report", f"{name}.json"),
         ]
 

@@ -304,11 +304,18 @@ def test_an_engine_of_another_family_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("target", "luts", "router"),
-    [("ecp5-85k", 20_000, ["--router", "router2"]), ("ecp5-85k", 2_000, []), ("ice40-up5k", 20_000, [])],
+    ("target", "luts", "given", "expected"),
+    [
+        ("ecp5-85k", 20_000, None, (10, ["--router", "router2"])),
+        ("ecp5-85k", 2_000, None, (30, [])),
+        ("ecp5-85k", 20_000, 7, (7, ["--router", "router2"])),
+        ("ice40-up5k", 20_000, None, (10, [])),
+        ("ice40-up5k", 20_000, 15, (15, [])),
+    ],
 )
-def test_router(target, luts, router, tmp_path):
+def test_tuning(target, luts, given, expected, tmp_path):
     packed = {"utilization": {"TRELLIS_COMB": {"used": luts, "available": 83640}}}
     (tmp_path / "packed.json").write_text(json.dumps(packed))
-    flow = Flow(TARGETS[target], tmp_path, 100, 60, 30, print)
-    assert flow.router() == router
+    flow = Flow(TARGETS[target], tmp_path, 100, 60, print, given)
+    weight, router = expected
+    assert flow.tuning() == ["--placer-heap-timingweight", str(weight), *router]
