@@ -1023,7 +1023,8 @@ def config_(
         values = asdict(engine)
         if as_json:
             return _print_json(values)
-        show_table(f"Configuration {config}", list(values.items()))
+        texts = {key: ", ".join(map(str, x)) if isinstance(x, tuple) else x for key, x in values.items()}
+        show_table(f"Configuration {config}", list(texts.items()))
         return None
     engines = {name: configs.load(name) for name in configs.shipped()}
     if as_json:

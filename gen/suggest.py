@@ -663,8 +663,16 @@ def _shortest(candidates: dict[EngineConfig, Estimate], room: Resources) -> str:
 
     config, needs = min(candidates.items(), key=lambda item: share(item[1]))
     parts = [f"{count:,} {name.upper()} of {has:,}" for name, (count, has) in needs.excess(room).items()]
-    which = f"{config.pe} of {config.cols} columns and {config.lanes} lanes"
+    which = f"{config.pe} of {_size(config)}"
     return f"the smallest, {which}, may need {', '.join(parts)}"
+
+
+def _size(config: EngineConfig) -> str:
+    """Columns and lanes, in words."""
+    return ", ".join(
+        f"{count} {what if count == 1 else what + 's'}"
+        for count, what in ((config.cols, "column"), (config.lanes, "lane"))
+    )
 
 
 def _configurations(
@@ -789,7 +797,7 @@ def _mapped(
                 key=lambda config: (math.floor(math.log(quick[config] / least, 1.1)), fitting[config].lut),
             )
         for config in order[:each]:
-            say(f"Mapping {config.pe}, {config.cols} columns of {config.lanes} lanes")
+            say(f"Mapping {config.pe}, {_size(config)}")
             try:
                 program = compile_graph(graph, config)
             except BitwrightError as error:

@@ -23,13 +23,14 @@ def uart_divisor(clock_hz: float, baud: float) -> int:
     divisor = round(clock_hz / baud)
     if divisor < LEAST_DIVISOR:
         raise ValueError(
-            f"baud = {baud:g} must be at most {clock_hz / LEAST_DIVISOR:g}, as the clock is {clock_hz:g} Hz"
+            f"baud = {baud:,.0f} must be at most {clock_hz / LEAST_DIVISOR:,.0f}, "
+            f"as the clock is {clock_hz / 1e6:g} MHz"
         )
     error = abs(clock_hz / divisor / baud - 1)
     if error > 0.025:
         raise ValueError(
-            f"baud = {baud:g} is {error:.1%} off what a clock of {clock_hz:g} Hz can be divided to; "
-            f"take {clock_hz / divisor:.0f}"
+            f"baud = {baud:,.0f} is {error:.1%} off what a clock of {clock_hz / 1e6:g} MHz "
+            f"can be divided to; take {clock_hz / divisor:.0f}"
         )
     return divisor
 
