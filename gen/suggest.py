@@ -663,11 +663,11 @@ def _shortest(candidates: dict[EngineConfig, Estimate], room: Resources) -> str:
 
     config, needs = min(candidates.items(), key=lambda item: share(item[1]))
     parts = [f"{count:,} {name.upper()} of {has:,}" for name, (count, has) in needs.excess(room).items()]
-    which = f"{config.pe} of {_size(config)}"
+    which = f"{config.pe} of {_columns_and_lanes(config)}"
     return f"the smallest, {which}, may need {', '.join(parts)}"
 
 
-def _size(config: EngineConfig) -> str:
+def _columns_and_lanes(config: EngineConfig) -> str:
     """Columns and lanes, in words."""
     return ", ".join(
         f"{count} {what if count == 1 else what + 's'}"
@@ -797,7 +797,7 @@ def _mapped(
                 key=lambda config: (math.floor(math.log(quick[config] / least, 1.1)), fitting[config].lut),
             )
         for config in order[:each]:
-            say(f"Mapping {config.pe}, {_size(config)}")
+            say(f"Mapping {config.pe}, {_columns_and_lanes(config)}")
             try:
                 program = compile_graph(graph, config)
             except BitwrightError as error:
