@@ -7,6 +7,8 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from ..bus.wishbone import WishboneSignature
+from ..delay import delay
+from .lut_ram import LutRam
 from .ram import Ram
 from .single_port import SinglePortRam
 
@@ -14,6 +16,13 @@ __all__ = ["MIN_BYTES", "MainMemory"]
 
 MIN_BYTES = 4096
 """Smallest main memory: the unit in which an engine's window is granted."""
+
+
+_MEETING = 3
+"""Lowest bits of addresses by which a read and a write of block RAM are kept apart."""
+
+_QUEUE = 8
+"""Words for R that are under way or wait: a power of two, and no less than the cycles that a word takes."""
 
 
 class MainMemory(wiring.Component):
@@ -31,15 +40,23 @@ class MainMemory(wiring.Component):
     those to be read. A burst that nothing else interrupts goes at a word per cycle.
 
     No word is read in the cycle in which it is written (the read waits), as block RAM does not define what it
-    gives then.
+    gives then. Of ``block`` RAM, a read waits for a write of any word that is like its own in the lowest bits
+    of the address: that is decided sooner, and of two bursts side by side it happens once.
+
+    A large memory of block RAM lies all over the chip, so registers stand before and behind it, and reads are
+    under way for some cycles; a queue has room for all of them::
+
+        cycle   0         1                 2      3          4
+        block   decided   in front of RAM   read   register   queue: R        Wishbone is answered in 3
+        single  decided = read    given: R, Wishbone
 
     The master's part of the bargain, kept by :mod:`bitwright.hw.bus.axi4`: bursts are INCR, of whole words,
     and do not cross a multiple of ``burst_beats`` words. A word of R that it does not take holds up
     everything else where the RAM has one port, so it must not wait for a write meanwhile.
 
-    Latency, without interruption: the first word of a read burst two cycles after its address was taken; the
-    answer to a write burst in the cycle after its last word. Wishbone is answered in the cycle after the one
-    in which it asks.
+    Latency, without interruption: the first word of a read burst two cycles after its address was taken, of
+    block RAM five; the answer to a write burst in the cycle after its last word. Wishbone is answered in the
+    cycle after the one in which it asks, a read of block RAM two cycles later.
 
     Parameters
     ----------
@@ -138,7 +155,8 @@ class MainMemory(wiring.Component):
         if depth & (depth - 1):
             beyond = host_place >= depth
             m.d.sync += host.err.eq(host.cyc & host.stb & ~host.err & beyond)
-        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~beyond)
+        host_waits = Signal()  # for what it has asked to read
+        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~host_waits & ~beyond)
 
         # What is under way
         writing = Signal()
@@ -147,12 +165,11 @@ class MainMemory(wiring.Component):
         read_place = Signal(address_bits, reset_less=True)
         read_left = Signal(range(self.burst_beats), reset_less=True)  # words behind the next one
         read_id = Signal(reset_less=True)
-        # The RAM's output is a word for R, which stays until it is taken. It moves on as another one is read.
-        given = self.s_rvalid & ~self.s_rready
+        room = Signal()  # for a word more for R
 
         # Who goes
         one_port = self.kind == "single"
-        open_ = ~given if one_port else Const(1)  # a write may change the RAM's output
+        open_ = room if one_port else Const(1)  # a write may change the RAM's output
         host_writes = host_asks & host.we & open_
         write_turn = writing & open_ & ~host_writes
         if one_port:
@@ -162,62 +179,86 @@ class MainMemory(wiring.Component):
         write_address = Mux(host_writes, host_place, write_place)
         write = Signal()
         m.d.comb += write.eq(host_writes | burst_writes)
-        blocked = write if one_port else write & (read_address == write_address)
+        blocked = write if one_port else write & (read_address[:_MEETING] == write_address[:_MEETING])
         host_reads = Signal()
         burst_reads = Signal()
         m.d.comb += [
-            host_reads.eq(host_asks & ~host.we & ~given & ~blocked),
-            burst_reads.eq(reading & ~(host_asks & ~host.we) & ~given & ~blocked),
+            host_reads.eq(host_asks & ~host.we & open_ & ~blocked),
+            burst_reads.eq(reading & ~(host_asks & ~host.we) & room & ~blocked),
         ]
 
         # The RAM
         data = Mux(host_writes, host.dat_w.replicate(parts), self.s_wdata)
         host_bytes = Cat(host.sel & (host_part == part).replicate(4) for part in range(parts))
         strobes = Mux(host_writes, host_bytes, self.s_wstrb) & write.replicate(word_bytes)
-        read_data = Signal(self.bus_bits)
+        last = read_left == 0
         if one_port:
             m.submodules.ram = ram = SinglePortRam(width=self.bus_bits, depth=depth)
-            # A word of which no byte is to be written must not be read instead.
             m.d.comb += [
+                # The RAM's output is a word for R, and stays until it is taken.
+                room.eq(~self.s_rvalid | self.s_rready),
+                # A word of which no byte is to be written must not be read instead.
                 ram.enable.eq(Mux(write, strobes.any(), host_reads | burst_reads)),
                 ram.write.eq(strobes),
                 ram.address.eq(Mux(host_asks, host_place, Mux(write, write_place, read_place))),
                 ram.write_data.eq(data),
-                read_data.eq(ram.read_data),
+                self.s_rdata.eq(ram.read_data),
+                host.dat_r.eq(ram.read_data.word_select(host_part, 32)),
             ]
+            m.d.sync += host.ack.eq(host_writes | host_reads)
+            with m.If(self.s_rready):
+                m.d.sync += self.s_rvalid.eq(0)
+            with m.If(burst_reads):
+                m.d.sync += [self.s_rvalid.eq(1), self.s_rid.eq(read_id), self.s_rlast.eq(last)]
         else:
+            burst_there = delay(m, burst_reads, 3, "burst_reads", reset_less=False)
+            host_came = delay(m, host_reads, 2, "host_reads", reset_less=False)
+            ram_data = Signal(self.bus_bits)
             # A RAM for each byte leaves its shape to synthesis: deep and narrow ones need no multiplexers.
             for byte in range(word_bytes):
-                m.submodules[f"ram_{byte}"] = lane = Ram(width=8, depth=depth)
+                m.submodules[f"ram_{byte}"] = lane = Ram(width=8, depth=depth, registered=True)
                 m.d.comb += [
                     lane.write_enable.eq(strobes[byte]),
                     lane.write_address.eq(write_address),
                     lane.write_data.eq(data[8 * byte :][:8]),
-                    lane.read_enable.eq(host_reads | burst_reads),
+                    lane.read_enable.eq(burst_reads | host_reads),
                     lane.read_address.eq(read_address),
-                    read_data[8 * byte :][:8].eq(lane.read_data),
+                    ram_data[8 * byte :][:8].eq(lane.read_data),
                 ]
+            word = delay(m, ram_data, 1, "word")
+            with_word = delay(m, Cat(read_id, last), 3, "with_word")
 
-        # Wishbone
-        m.d.sync += host.ack.eq(host_writes | host_reads)
-        m.d.comb += host.dat_r.eq(read_data.word_select(host_part, 32))
+            # Words for R wait in a queue; none is read that there is no room for.
+            m.submodules.queue = queue = LutRam(width=self.bus_bits + 2, depth=_QUEUE)
+            put = Signal(range(_QUEUE))
+            get = Signal(range(_QUEUE))
+            there = Signal(range(_QUEUE + 1))
+            left = Signal(range(_QUEUE + 1), init=_QUEUE)
+            taken = self.s_rvalid & self.s_rready
+            there_next = (there + burst_there - taken)[: len(there)]
+            m.d.comb += [
+                room.eq(left != 0),
+                queue.write_enable.eq(burst_there),
+                queue.write_address.eq(put),
+                queue.write_data.eq(Cat(word, with_word)),
+                queue.read_address.eq(get),
+                Cat(self.s_rdata, self.s_rid, self.s_rlast).eq(queue.read_data),
+            ]
+            m.d.sync += [
+                put.eq(put + burst_there),
+                get.eq(get + taken),
+                there.eq(there_next),
+                self.s_rvalid.eq(there_next != 0),
+                left.eq(left + taken - burst_reads),
+                host.ack.eq(host_writes | host_came),
+                host_waits.eq((host_waits | host_reads) & ~host_came),
+            ]
+            m.d.comb += host.dat_r.eq(word.word_select(host_part, 32))
 
         # Read bursts: the next one's address is taken as the last word of this one is read.
-        ends = burst_reads & (read_left == 0)
-        m.d.comb += [
-            self.s_arready.eq(~reading | ends),
-            self.s_rdata.eq(read_data),
-        ]
-        with m.If(self.s_rready):
-            m.d.sync += self.s_rvalid.eq(0)
+        m.d.comb += self.s_arready.eq(~reading | (burst_reads & last))
         with m.If(burst_reads):
-            m.d.sync += [
-                self.s_rvalid.eq(1),
-                self.s_rid.eq(read_id),
-                self.s_rlast.eq(read_left == 0),
-                read_left.eq(read_left - 1),
-                read_place.eq(following(read_place)),
-            ]
+            m.d.sync += [read_left.eq(read_left - 1), read_place.eq(following(read_place))]
         with m.If(self.s_arready):
             m.d.sync += [
                 reading.eq(self.s_arvalid),

@@ -41,6 +41,49 @@ endmodule
 """
 
 
+_REGISTERED = """\
+// The same behind registers of its own. They stay its own: synthesis would make one of those of several
+// memories, which has a long way to all of them.
+(* keep_hierarchy *)
+module bitwright_registered_ram #(
+  parameter WIDTH = 8,
+  parameter GRANULE = 8,
+  parameter DEPTH = 16,
+  parameter ADDRESS = 4
+) (
+  input clk,
+  input [WIDTH/GRANULE-1:0] write_enable,
+  input [ADDRESS-1:0] write_address,
+  input [WIDTH-1:0] write_data,
+  input read_enable,
+  input [ADDRESS-1:0] read_address,
+  output [WIDTH-1:0] read_data
+);
+  reg [WIDTH/GRANULE-1:0] write_enable_1 = 0;
+  reg [ADDRESS-1:0] write_address_1;
+  reg [WIDTH-1:0] write_data_1;
+  reg read_enable_1 = 0;
+  reg [ADDRESS-1:0] read_address_1;
+  always @(posedge clk) begin
+    write_enable_1 <= write_enable;
+    write_address_1 <= write_address;
+    write_data_1 <= write_data;
+    read_enable_1 <= read_enable;
+    read_address_1 <= read_address;
+  end
+  bitwright_ram #(.WIDTH(WIDTH), .GRANULE(GRANULE), .DEPTH(DEPTH), .ADDRESS(ADDRESS)) ram (
+    .clk(clk),
+    .write_enable(write_enable_1),
+    .write_address(write_address_1),
+    .write_data(write_data_1),
+    .read_enable(read_enable_1),
+    .read_address(read_address_1),
+    .read_data(read_data)
+  );
+endmodule
+"""
+
+
 class Ram(wiring.Component):
     """``depth`` words of ``width`` bits, without initial contents.
 
@@ -57,6 +100,9 @@ class Ram(wiring.Component):
         Bits of a word; words.
     granule
         Bits that a write enable stands for; ``width`` unless given.
+    registered
+        Whether all inputs go through registers, which are not shared with those of any other memory: both
+        ports are a cycle later. A large memory that consists of several lies all over the chip.
 
     Members
     -------
@@ -64,10 +110,11 @@ class Ram(wiring.Component):
     read_enable, read_address, read_data : read port
     """
 
-    def __init__(self, *, width: int, depth: int, granule: int | None = None):
+    def __init__(self, *, width: int, depth: int, granule: int | None = None, registered: bool = False):
         self.width = width
         self.depth = depth
         self.granule = granule or width
+        self.registered = registered
         if width % self.granule:
             raise ValueError(f"Granules of {granule} bits do not fill a word of {width} bits")
         super().__init__(
@@ -85,13 +132,17 @@ class Ram(wiring.Component):
     def elaborate(self, platform: object) -> Elaboratable:
         if isinstance(platform, Emission):
             platform.verilog["bitwright_ram"] = _VERILOG
+            kind = "bitwright_ram"
+            if self.registered:
+                kind = "bitwright_registered_ram"
+                platform.verilog[kind] = _REGISTERED
             ports = {
                 ("o_" if member.flow == Out else "i_") + str(path[0]): value
                 for path, member, value in self.signature.flatten(self)
             }
             m = Module()
             m.submodules.ram = Instance(
-                "bitwright_ram",
+                kind,
                 p_WIDTH=self.width,
                 p_GRANULE=self.granule,
                 p_DEPTH=self.depth,
@@ -104,12 +155,13 @@ class Ram(wiring.Component):
         m.submodules.memory = contents = memory.Memory(shape=self.width, depth=self.depth, init=[])
         write = contents.write_port(granularity=self.granule)
         read = contents.read_port()
-        m.d.comb += [
+        domain = m.d.sync if self.registered else m.d.comb
+        domain += [
             write.en.eq(self.write_enable),
             write.addr.eq(self.write_address),
             write.data.eq(self.write_data),
             read.en.eq(self.read_enable),
             read.addr.eq(self.read_address),
-            self.read_data.eq(read.data),
         ]
+        m.d.comb += self.read_data.eq(read.data)
         return m
