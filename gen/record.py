@@ -15,7 +15,7 @@ from typing import Literal, Self
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from bitwright.hw.errors import BitwrightError
+from bitwright.hw.errors import BitwrightError, printable
 
 from .output import staged
 
@@ -51,7 +51,7 @@ class RecordError(BitwrightError):
 
     def __init__(self, path: Path, reason: str):
         self.path = path
-        super().__init__(f"{path}: is not a record: {reason}")
+        super().__init__(f"{path}: is not a record: {printable(reason)}")
 
 
 class Record(BaseModel, extra="forbid", frozen=True):
