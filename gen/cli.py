@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
-from zipfile import BadZipFile
 
 import numpy as np
 import typer
@@ -23,7 +22,7 @@ from bitwright.hw.errors import BitwrightError
 
 # Everything that takes long to import is imported by the command that needs it.
 
-__all__ = ["app", "guarded", "main", "show_layers"]
+__all__ = ["app", "guarded", "load_inputs", "main", "show_layers"]
 
 app = typer.Typer(
     name="bitwright",
@@ -162,9 +161,26 @@ def show_table(title: str, rows: list[tuple[str, Any]]) -> None:
     _out.print(table)
 
 
-def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Inputs, checked and stacked, and labels."""
+def load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Inputs, checked and stacked, and labels.
+
+    Parameters
+    ----------
+    path
+        A `.npy` or `.npz` file; random inputs if there is none.
+    limit
+        How many at most; of random ones, how many, 1 unless given.
+    graph
+        The network that they are for.
+
+    Raises
+    ------
+    BitwrightError
+        The file cannot be read, or what it holds does not fit the network.
+    """
     from bitwright.sim import golden
+
+    from .arrays import ArraysError, read_arrays
 
     labels = None
     if path is None:
@@ -173,24 +189,17 @@ def _load_inputs(path: Path | None, limit: int | None, graph: Any) -> tuple[np.n
         array = random_input(graph, count=limit or 1)
     else:
         try:
-            loaded = np.load(path, allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                with loaded as file:
-                    if "input" not in file:
-                        raise BitwrightError(
-                            f"{path}: has no array 'input', but {', '.join(file.files) or 'none'}"
-                        )
-                    array = file["input"]
-                    labels = file.get("label")
-            else:
-                array = loaded
+            arrays = read_arrays(path, ("input", "label"), required=("input",))
         except FileNotFoundError:
             raise BitwrightError(f"{path}: there is no such file") from None
-        except (OSError, ValueError, EOFError, BadZipFile) as error:
-            raise BitwrightError(f"{path}: is not a .npy or .npz file of numbers ({error})") from None
+        except ArraysError as error:
+            raise BitwrightError(f"{path}: {error}") from None
+        array, labels = arrays["input"], arrays.get("label")
     inputs = golden.prepare_input(graph, array)
     if labels is not None and labels.size != len(inputs):
         raise BitwrightError(f"{path}: {labels.size} labels for {len(inputs)} inputs")
+    if labels is not None and labels.dtype.kind not in "iuf":
+        raise BitwrightError(f"{path}: labels of type {labels.dtype} are not numbers")
     if limit:
         inputs = inputs[:limit]
         labels = None if labels is None else labels.reshape(-1)[:limit]
@@ -318,7 +327,7 @@ def _requantised_inputs(
     from .requantise import converted_input
 
     given = load(network)
-    data, labels = _load_inputs(inputs, limit, given)
+    data, labels = load_inputs(inputs, limit, given)
     facts: dict[str, Any] = {"accuracy_as_given": None}
     if labels is not None:
         facts["accuracy_as_given"] = accuracy(golden.run(given, data)[given.output], labels)
@@ -665,7 +674,7 @@ def simulate(
             data, labels, facts = _requantised_inputs(network, inputs, limit, graph)
             facts = _overridden(program, asked) | facts
         else:
-            data, labels = _load_inputs(inputs, limit, graph)
+            data, labels = load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
             config,
@@ -752,7 +761,7 @@ def run(
             data, labels, facts = _requantised_inputs(network, inputs, limit, graph)
             facts = _overridden(program, asked) | facts
         else:
-            data, labels = _load_inputs(inputs, limit, graph)
+            data, labels = load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
             config,
@@ -860,7 +869,7 @@ def compare(
         data, labels, facts = _requantised_inputs(network, inputs, count, graph)
         facts["precision_overrides"] = {name: str(precision) for name, precision in asked.items()}
     else:
-        data, labels = _load_inputs(inputs, count, graph)
+        data, labels = load_inputs(inputs, count, graph)
     comparing.check_lanes(graph, lanes or (), widths, engine, target=target, explicit=explicit)
     with working(False) as say:
         found = comparing.compare(

@@ -5,6 +5,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from bitwright.hw.config import EngineConfig
-from bitwright.hw.errors import BitwrightError, ConfigError
+from bitwright.hw.errors import BitwrightError, ConfigError, printable
 
-__all__ = ["load", "schema", "shipped", "toml"]
+__all__ = ["load", "schema", "shipped", "toml", "validated"]
 
 _ADAPTER = TypeAdapter(EngineConfig)
 _FOLDER = resources.files("bitwright.gen") / "configs"
@@ -33,6 +34,12 @@ def schema() -> dict[str, Any]:
         "title": "Bitwright engine configuration",
         "description": "Parameters of one generated engine.",
     }
+
+
+@cache
+def _keys() -> dict[str, Any]:
+    properties: dict[str, Any] = schema()["properties"]
+    return properties
 
 
 def toml(config: EngineConfig) -> str:
@@ -69,6 +76,24 @@ def load(source: str | Path, overrides: Sequence[str] = ()) -> EngineConfig:
         if not separator or not key.strip():
             raise BitwrightError(f"--set {override}: must be key=value")
         values[key.strip()] = _value(text.strip())
+    return validated(name, values)
+
+
+def validated(name: str, values: dict[str, Any]) -> EngineConfig:
+    """A configuration of values by key.
+
+    Parameters
+    ----------
+    name
+        Where they are from, for messages.
+    values
+        As TOML or JSON has them.
+
+    Raises
+    ------
+    ConfigError
+        A key is unknown or missing, or its value is not allowed.
+    """
     try:
         # Strict validation takes a dataclass from JSON only. TOML has dates, JSON has not.
         return _ADAPTER.validate_json(json.dumps(values, default=str))
@@ -94,14 +119,15 @@ def _read(name: str) -> dict[str, Any]:
             raise BitwrightError(f"{name}: cannot be read: {error}") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BitwrightError(f"{name}: is not valid TOML: {error}") from None
+    except (ValueError, RecursionError) as error:
+        # Numbers of thousands of digits and thousands of brackets are valid TOML, but not for tomllib.
+        raise BitwrightError(f"{name}: is not valid TOML: {printable(str(error))}") from None
 
 
 def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -112,7 +138,7 @@ def _explain(name: str, error: ValidationError, values: dict[str, Any]) -> Bitwr
     first = next((found for found in errors if found["type"] in unknown), errors[0])
     # What follows the key is the place of an element in it.
     key = ".".join(map(str, first["loc"][:1]))
-    known = schema()["properties"]
+    known = _keys()
     match first["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             close = get_close_matches(key, known, 1)

@@ -13,7 +13,9 @@ from bitwright.hw.formats import Bipolar, Int, PowerOfTwo, Ternary, parse_format
 from bitwright.hw.sched.registers import REGISTERS
 from bitwright.sim import golden
 from bitwright.sim import graph as graphs
-from bitwright.sim.graph import Graph, Node, Quantize, TensorInfo
+from bitwright.sim.graph import Graph, NetworkError, Node, Quantize, TensorInfo
+
+from .typed import typed
 
 __all__ = ["OFFSETS", "HostPart", "start_registers"]
 
@@ -64,6 +66,11 @@ class HostPart:
         What runs on the tensors that the engine leaves, in order.
     input, output
         Names of the tensors at the network's edges.
+
+    Raises
+    ------
+    NetworkError
+        The parts do not fit together; the message names the node or the tensor.
     """
 
     name: str
@@ -72,6 +79,22 @@ class HostPart:
     tail: tuple[Node, ...]
     input: str
     output: str
+
+    def __post_init__(self) -> None:
+        for key, tensor in self.tensors.items():
+            if key != tensor.name:
+                raise NetworkError(f"tensor '{tensor.name}'", f"is filed under the name '{key}'")
+        for edge in (self.input, self.output):
+            if edge not in self.tensors:
+                raise NetworkError(f"network '{self.name}'", f"its edge '{edge}' is not among its tensors")
+        if self.head is not None and self.head.input != self.input:
+            raise NetworkError(f"node '{self.head.name}'", "does not read the network's input")
+        made: set[str] = set()
+        for node in self.nodes:
+            Graph.check_node(node, self.tensors)
+            if node.output in (self.input, *made):
+                raise NetworkError(f"node '{node.name}'", f"produces '{node.output}', which exists already")
+            made.add(node.output)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, HostPart) and self.as_json() == other.as_json()
@@ -155,10 +178,12 @@ class HostPart:
         ------
         KeyError, TypeError, ValueError
             It is none.
+        NetworkError
+            Its parts do not fit together.
         """
         part = _decode(fields)
         if not isinstance(part, cls):
-            raise TypeError(f"{fields.get('type')} is not the host's part of a network")
+            raise TypeError(f"{type(part).__name__} is not the host's part of a network")
         return part
 
 
@@ -206,4 +231,4 @@ def _decode(value: Any) -> Any:
         case "dict":
             return {_decode(key): _decode(item) for key, item in value["items"]}
         case name:
-            return _TYPES[name](**{key: _decode(item) for key, item in value["fields"].items()})
+            return typed(_TYPES[name], {key: _decode(item) for key, item in value["fields"].items()})

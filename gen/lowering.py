@@ -765,10 +765,15 @@ def average_factor(graph: Graph, node: AveragePool, count: int, table: NDArray[n
 def _factor(first: int, table: NDArray[np.int64], scale: float) -> tuple[int, Requantise, int] | None:
     """A weight, a requantisation and a bias that make a table's entries of `first`, `first` + 1, ...
 
-    Tried one after the other, and compared with the whole table: the factor a little above, below and as near
-    as can be to `scale` and to the slope of the table; the bias up to half a step.
+    Tried one after the other, and compared with the table where it rises, as both rise only, and what agrees
+    there with the whole table: the factor a little above, below and as near as can be to `scale` and to the
+    slope of the table; the bias up to half a step.
     """
     sums = first + np.arange(len(table))
+    # Tables of large windows have a million entries, but at most 255 steps.
+    steps = np.flatnonzero(np.diff(table))
+    edges = np.unique(np.concatenate(([0, len(table) - 1], steps, steps + 1)))
+    at_edges, edge_sums = table[edges], sums[edges]
     low, high = int(table.min()), int(table.max())
     # The slope, from where the table begins to rise to where it ends.
     inner = np.flatnonzero((table > low) & (table < high))
@@ -786,6 +791,9 @@ def _factor(first: int, table: NDArray[np.int64], scale: float) -> tuple[int, Re
                     continue
                 for rounding in roundings:
                     for bias in (0, *range(-(weight // 2), 0), *range(1, weight // 2 + 1)):
+                        made = requantise(edge_sums * weight + bias, multiplier, exponent, rounding)
+                        if (made.clip(low, high) != at_edges).any():
+                            continue
                         made = requantise(sums * weight + bias, multiplier, exponent, rounding)
                         if (made.clip(low, high) == table).all():
                             quantiser = Requantise(

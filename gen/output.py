@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from zipfile import BadZipFile
-
-import numpy as np
 
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError
+
+from .arrays import read_arrays
 
 __all__ = ["of_another_engine", "staged"]
 
@@ -31,6 +30,8 @@ _OF_ENGINE = (
     "report.json",
     "report.html",
 )
+_NOT_OURS = (OSError, KeyError, IndexError, TypeError, ValueError, RecursionError)
+"""What comes of reading a file that something else has written under one of our names."""
 
 
 def of_another_engine(folder: Path, config: EngineConfig) -> list[str]:
@@ -48,15 +49,15 @@ def of_another_engine(folder: Path, config: EngineConfig) -> list[str]:
     ours = json.loads(json.dumps(asdict(config)))
     names: list[str] = []
     try:
-        with np.load(folder / "program.npz", allow_pickle=False) as file:
-            if json.loads(str(file["meta"]))["config"] != ours:
-                names += _OF_PROGRAM
-    except (OSError, KeyError, TypeError, ValueError, BadZipFile):
+        meta = read_arrays(folder / "program.npz", ("meta",), required=("meta",))["meta"]
+        if json.loads(str(meta))["config"] != ours:
+            names += _OF_PROGRAM
+    except _NOT_OURS:
         pass
     try:
         if json.loads((folder / "engine.json").read_text())["configuration"] != ours:
             names += _OF_ENGINE
-    except (OSError, KeyError, TypeError, ValueError):
+    except _NOT_OURS:
         pass
     return [name for name in dict.fromkeys(names) if (folder / name).exists()]
 

@@ -6,18 +6,21 @@ from dataclasses import asdict, dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bitwright.hw.config import INSTRUCTION_BITS, EngineConfig
+from bitwright.hw.errors import BitwrightError
 from bitwright.hw.formats import parse_format, short_name
 from bitwright.hw.sched.isa import Instruction
 from bitwright.hw.storage import Storage
 from bitwright.sim.graph import NetworkError
 
+from .arrays import read_arrays
+from .config import validated
 from .host_part import HostPart
+from .typed import typed
 
 __all__ = ["LayerPlan", "Placement", "Program"]
 
@@ -113,9 +116,9 @@ class Placement:
     def from_json(cls, fields: dict[str, Any]) -> "Placement":
         """Inverse of :meth:`as_json`."""
         storage = fields["storage"]
-        storage = Storage(**{**storage, "format": parse_format(storage["format"])})
+        storage = typed(Storage, {**storage, "format": parse_format(storage["format"])})
         tuples = {key: tuple(fields[key]) for key in ("shape", "place", "axes", "bias")}
-        return cls(**{**fields, **tuples, "storage": storage})
+        return typed(cls, {**fields, **tuples, "storage": storage})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,26 +225,113 @@ class Program:
             The file is not a program.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                meta = json.loads(str(file["meta"]))
-                instructions = [Instruction.decode(row.tobytes()) for row in file["instructions"]]
-                image = file["image"].tobytes()
-            config: dict[str, Any] = {
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in meta["config"].items()
-            }
-            return cls(
+            arrays = read_arrays(
+                path, ("meta", "instructions", "image"), required=("meta", "instructions", "image")
+            )
+            meta = json.loads(str(arrays["meta"]))
+            program = cls(
                 network=meta["network"],
-                config=EngineConfig(**config),
-                instructions=instructions,
-                image=image,
+                config=validated("config", meta["config"]),
+                instructions=[Instruction.decode(row.tobytes()) for row in _bytes(arrays["instructions"], 2)],
+                image=_bytes(arrays["image"], 1).tobytes(),
                 memory_bytes=meta["memory_bytes"],
                 program_address=meta["program_address"],
                 placements={tensor["name"]: Placement.from_json(tensor) for tensor in meta["tensors"]},
-                layers=[LayerPlan(**layer) for layer in meta["layers"]],
-                host=meta["host"] and HostPart.from_json(meta["host"]),
+                layers=[typed(LayerPlan, layer) for layer in meta["layers"]],
+                host=None if meta["host"] is None else HostPart.from_json(meta["host"]),
             )
-        except (OSError, KeyError, TypeError, ValueError, BadZipFile) as error:
+            _check(program)
+        except (
+            OSError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            RecursionError,
+            BitwrightError,
+        ) as error:
             raise NetworkError(
-                str(path), f"is not a program written by 'bitwright compile' ({error})"
+                f"program '{path}'", f"is not a program written by 'bitwright compile' ({error})"
             ) from error
+        return program
+
+
+def _bytes(array: NDArray[Any], axes: int) -> NDArray[np.uint8]:
+    if (
+        array.dtype != np.uint8
+        or array.ndim != axes
+        or (axes == 2 and array.shape[1] != INSTRUCTION_BITS // 8)
+    ):
+        raise ValueError(
+            f"{array.shape} elements of type {array.dtype} are neither instructions nor an image"
+        )
+    return array
+
+
+def _check(program: Program) -> None:
+    """Check what a host relies on: everything lies in the window, and holds what it is said to hold.
+
+    Raises
+    ------
+    ValueError
+        It does not.
+    """
+
+    def require(condition: bool, what: str) -> None:
+        if not condition:
+            raise ValueError(what)
+
+    size = program.memory_bytes
+    require(isinstance(program.network, str), "the network's name is no text")
+    require(
+        type(size) is int and type(program.program_address) is int,
+        "memory_bytes and program_address are no numbers",
+    )
+    require(0 < size <= 1 << program.config.address_bits, f"a window of {size} bytes")
+    end = program.program_address + len(program.instructions) * INSTRUCTION_BITS // 8
+    require(0 <= program.program_address <= end <= size, "instructions outside of the window")
+    require(len(program.image) <= size, "an image larger than the window")
+    for layer in program.layers:
+        require(0 <= layer.snapshot < size, f"layer {layer.name!r}: counters outside of the window")
+    for name, place in program.placements.items():
+        storage = place.storage
+        require(
+            all(length > 0 for length in (*place.place, *place.shape, place.stride, storage.block))
+            and sorted(place.axes) == list(range(4))
+            and prod(place.place) == prod(place.shape),
+            f"tensor {name!r}: its shape and its place do not agree",
+        )
+        require(
+            storage.format.bits <= storage.bits <= 32
+            and storage.row_bits(place.columns) <= place.stride * 8
+            and len(place.bias) in (0, place.columns),
+            f"tensor {name!r}: its rows do not hold their elements",
+        )
+        require(
+            0 <= place.address <= place.address + place.size <= size,
+            f"tensor {name!r}: outside of the window",
+        )
+        numbers = (place.scale, place.offset, place.zero, *place.bias)
+        require(
+            place.scale != 0 and all(abs(number) < 1 << 40 for number in numbers),
+            f"tensor {name!r}: its codes are beyond all measure",
+        )
+    host = program.host
+    if host is None:
+        return
+    for name in (host.source, *host.needed):
+        info = host.tensors[name]
+        require(info.format is not None, f"tensor {name!r}: has no codes")
+        # What has stayed on chip has no place, which whoever wants it is told.
+        if name in program.placements:
+            require(program.placements[name].shape == info.shape, f"tensor {name!r}: has two shapes")
+    require(host.source in program.placements, f"tensor {host.source!r}: has no place in memory")
+    place = program.placements[host.source]
+    format = host.tensors[host.source].format
+    assert format is not None
+    offsets = [place.offset + bias for bias in place.bias or (0,)]
+    bounds = [(code - offset) // place.scale for code in (format.min, format.max) for offset in offsets]
+    require(
+        place.storage.format.min <= min(bounds) and max(bounds) <= place.storage.format.max,
+        f"tensor {host.source!r}: its codes do not fit where they are put",
+    )

@@ -1,6 +1,6 @@
 """The exceptions that a user can cause; the command line prints them without a traceback."""
 
-__all__ = ["BitwrightError", "ConfigError"]
+__all__ = ["BitwrightError", "ConfigError", "printable"]
 
 
 class BitwrightError(Exception):
@@ -24,4 +24,21 @@ class ConfigError(BitwrightError):
         self.key = key
         self.value = value
         self.allowed = allowed
-        super().__init__(f"{key} = {value!r}: must be {allowed}")
+        super().__init__(
+            f"{printable(key, 300)} = {printable(_shown(value), 200)}: must be {printable(allowed, 2000)}"
+        )
+
+
+def _shown(value: object) -> str:
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__}"  # thousands of digits, or of brackets
+
+
+def printable(text: str, limit: int = 400) -> str:
+    """Text from a file, safe to print on one line."""
+    if len(text) <= limit and text.isprintable():
+        return text
+    text = "".join(c if c.isprintable() else "�" for c in text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias, get_args
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bitwright.hw.errors import BitwrightError
+from bitwright.hw.errors import BitwrightError, printable
 from bitwright.hw.formats import Bipolar, Format, Int
 from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT, MIN_SHIFT, MULTIPLIER_BITS, Rounding
 
@@ -127,12 +127,6 @@ class NetworkError(BitwrightError):
         self.what = printable(what)
         self.hint = printable(hint)
         super().__init__(f"{self.where}: {self.what}" + (f"; {self.hint}" if hint else ""))
-
-
-def printable(text: str, limit: int = 400) -> str:
-    """Text from a file, safe to print on one line."""
-    text = "".join(c if c.isprintable() else "�" for c in text[: limit + 1])
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1062,16 +1056,13 @@ class Graph:
             if node.name in names:
                 raise NetworkError(where, "has the same name as another node")
             names.add(node.name)
-            for tensor_name in (*node.inputs, node.output):
-                if tensor_name not in self.tensors:
-                    raise NetworkError(where, f"its tensor '{tensor_name}' is not among the graph's tensors")
             for tensor_name in node.inputs:
-                if tensor_name not in ready:
+                if tensor_name in self.tensors and tensor_name not in ready:
                     raise NetworkError(where, f"reads '{tensor_name}' before any node has produced it")
             if node.output in ready:
                 raise NetworkError(where, f"produces '{node.output}', which exists already")
             ready.add(node.output)
-            self._check(node, [self.tensors[name] for name in node.inputs], self.tensors[node.output])
+            self.check_node(node, self.tensors)
         for tensor_name in self.tensors:
             if tensor_name not in ready:
                 raise NetworkError(f"tensor '{tensor_name}'", "is produced by no node")
@@ -1102,6 +1093,22 @@ class Graph:
                 _check_concatenate(node, sources, result, require)
             case Softmax() | ArgMax():
                 _check_host(node, source, result, require)
+
+    @classmethod
+    def check_node(cls, node: Node, tensors: Mapping[str, TensorInfo]) -> None:
+        """Check that a node and its tensors fit together.
+
+        Raises
+        ------
+        NetworkError
+            They do not, or one of them is missing; the message names the node.
+        """
+        for name in (*node.inputs, node.output):
+            if name not in tensors:
+                raise NetworkError(
+                    f"node '{node.name}'", f"its tensor '{name}' is not among the graph's tensors"
+                )
+        cls._check(node, [tensors[name] for name in node.inputs], tensors[node.output])
 
     def fully_connected(self) -> Iterator[tuple[FullyConnected, int]]:
         """Every matrix product, with the number of its rows."""

@@ -9,6 +9,7 @@ from bitwright.gen.host_part import HostPart
 from bitwright.gen.importers import load
 from bitwright.gen.synthetic import random_input
 from bitwright.sim import golden
+from bitwright.sim.graph import NetworkError
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NETWORKS = sorted(EXAMPLES.glob("*/*.onnx"))
@@ -33,8 +34,52 @@ def test_as_golden_model(path):
     assert set(made) <= set(expected)
 
 
+def tensor(name):
+    return {
+        "type": "TensorInfo",
+        "fields": {"name": name, "shape": {"type": "tuple", "items": [1]}, "format": None},
+    }
+
+
+def host(**changes):
+    fields = {
+        "name": "n",
+        "tensors": {"type": "dict", "items": [["x", tensor("x")]]},
+        "head": None,
+        "tail": {"type": "tuple", "items": []},
+        "input": "x",
+        "output": "x",
+    }
+    return {"type": "HostPart", "fields": fields | changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tail": None}, "tail of HostPart: Input should be a valid tuple"),
+        ({"name": 1}, "name of HostPart: Input should be a valid string"),
+        ({"more": 1}, "HostPart has no 'more'"),
+        ({"output": "y"}, "edge 'y' is not among its tensors"),
+        ({"tensors": {"type": "dict", "items": [["x", tensor("y")]]}}, "'y': is filed under the name 'x'"),
+        (
+            {
+                "tail": {
+                    "type": "tuple",
+                    "items": [{"type": "Dequantize", "fields": {"name": "d", "input": "x", "output": "y"}}],
+                }
+            },
+            "node 'd': its tensor 'y' is not among",
+        ),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(changes, message):
+    assert HostPart.from_json(host()).needed == ()
+    with pytest.raises((TypeError, ValueError, NetworkError), match=message):
+        HostPart.from_json(host(**changes))
+
+
 def test_refuses():
     with pytest.raises(TypeError, match="TensorInfo is not the host's part"):
-        HostPart.from_json({"type": "TensorInfo", "fields": {"name": "x", "shape": [1], "format": None}})
+        HostPart.from_json(tensor("x"))
     with pytest.raises(KeyError):
         HostPart.from_json({"type": "Popen", "fields": {}})
