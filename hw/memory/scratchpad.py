@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from amaranth.hdl import Array, Cat, Module, Signal
+from amaranth.hdl import Array, Cat, Module, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -14,6 +14,9 @@ __all__ = ["Geometry", "Scratchpad", "geometries"]
 
 _LARGE_BITS = 1 << 17
 """From here on a scratchpad's block RAMs lie so far apart that a word cannot reach all within a cycle."""
+
+_GROUP = 4
+"""Banks of a large scratchpad that a word goes to from one register."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +64,10 @@ class Geometry:
 
     @property
     def write_latency(self) -> int:
-        """Cycles from a write to the memory: 1, or 2 in a large scratchpad, as :class:`Scratchpad` says."""
-        return 2 if self.rows * self.ratio * self.read_bits >= _LARGE_BITS else 1
+        """Cycles from a write to the memory: 1, or in a large scratchpad 2 or 3; see :class:`Scratchpad`."""
+        if self.rows * self.ratio * self.read_bits < _LARGE_BITS:
+            return 1
+        return 3 if self.banks > _GROUP else 2
 
 
 def geometries(config: EngineConfig) -> dict[Buffer, Geometry]:
@@ -92,9 +97,14 @@ class Scratchpad(wiring.Component):
 
     ::
 
-        write_* ──┬─► register 0 ──► bank 0       in a large scratchpad, where each bank's registers take
-                  ├─► register 1 ──► bank 1       what is written there: a word goes to few places, and
-                  └─► ...                         from there to the block RAMs of one bank
+        write_* ──┬─► registers of banks 0 to 3 ──┬─► registers of bank 0 ──► bank 0
+                  │                               ├─► registers of bank 1 ──► bank 1
+                  ├─► registers of banks 4 to 7   └─► ...
+                  └─► ...
+
+    In a large scratchpad, each bank's registers take what is written there, and where there are more than
+    four, each four banks' registers what is written to any of these. So a word goes to few places at a time,
+    and from the last to the block RAMs of one bank.
 
     A word may be read ``geometry.write_latency`` cycles after it was written; until then its row may not.
     Tokens take longer than that from a unit that writes to one that reads.
@@ -132,26 +142,42 @@ class Scratchpad(wiring.Component):
         select_bits = (geometry.ratio - 1).bit_length()
         row = self.read_address[select_bits:]
         outs = []
+
+        def registered(name: str, write: Value, *port: Value) -> tuple[Value, ...]:
+            """What is written, a cycle later; the enable makes synthesis keep the registers apart."""
+            enabled = Signal(name=f"write_{name}")
+            held = [
+                Signal.like(value, name=f"{name}_{index}", reset_less=True)
+                for index, value in enumerate(port)
+            ]
+            m.d.sync += enabled.eq(write)
+            with m.If(write):
+                m.d.sync += [register.eq(value) for register, value in zip(held, port, strict=True)]
+            return enabled, *held
+
+        port: tuple[Value, ...] = (self.write_enable, self.write_bank, self.write_row, self.write_data)
         for bank in range(geometry.banks):
+            if geometry.write_latency > 2 and bank % _GROUP == 0:
+                group = range(bank, min(bank + _GROUP, geometry.banks))
+                to_group = Cat(self.write_bank == each for each in group).any()
+                port = registered(
+                    f"group_{bank}",
+                    self.write_enable & to_group,
+                    self.write_bank,
+                    self.write_row,
+                    self.write_data,
+                )
             # The last bank of a word that is no multiple of the bus keeps only the bits that are read.
             width = min(geometry.write_bits, geometry.read_bits * geometry.ratio - bank * geometry.write_bits)
             m.submodules[f"bank_{bank}"] = ram = Ram(width=width, depth=geometry.rows)
-            write = self.write_enable & (self.write_bank == bank)
-            port = (self.write_row, self.write_data[:width])
+            enable, place, write_row, write_data = port
+            write: tuple[Value, ...] = (enable & (place == bank), write_row, write_data[:width])
             if geometry.write_latency > 1:
-                enabled = Signal(name=f"write_{bank}")
-                held = [
-                    Signal.like(value, name=f"{name}_{bank}", reset_less=True)
-                    for name, value in zip(("row", "data"), port, strict=True)
-                ]
-                m.d.sync += enabled.eq(write)
-                with m.If(write):
-                    m.d.sync += [register.eq(value) for register, value in zip(held, port, strict=True)]
-                write, port = enabled, tuple(held)
+                write = registered(f"bank_{bank}", *write)
             m.d.comb += [
-                ram.write_enable.eq(write),
-                ram.write_address.eq(port[0]),
-                ram.write_data.eq(port[1]),
+                ram.write_enable.eq(write[0]),
+                ram.write_address.eq(write[1]),
+                ram.write_data.eq(write[2]),
                 ram.read_enable.eq(self.read_enable),
                 ram.read_address.eq(row),
             ]

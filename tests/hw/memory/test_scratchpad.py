@@ -30,7 +30,7 @@ def test_contents_and_latency(write_bits, read_bits, depth, banks, ratio, rows, 
     assert (geometry.banks, geometry.ratio, geometry.rows) == (banks, ratio, rows)
     dut = Scratchpad(geometry)
     assert dut.LATENCY == 2
-    assert geometry.write_latency == (2 if read_bits * depth >= 1 << 17 else 1)
+    assert geometry.write_latency == (1 if read_bits * depth < 1 << 17 else 2 if banks <= 4 else 3)
     row_bits = read_bits * ratio
     contents = [0] * rows
     arriving = [None] * dut.LATENCY  # words on their way
