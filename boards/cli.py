@@ -45,6 +45,7 @@ def build(
     """Build a bitstream of the engine with memory and host link for a board, and compile a network for it."""
     from bitwright.gen import config as configs
     from bitwright.gen.importers import load
+    from bitwright.gen.verilog import made_with
 
     from . import build as building
     from .board import check_board
@@ -73,9 +74,11 @@ def build(
             facts = building.facts(plan)
         else:
             built = building.build(plan, stage, seed=seed, progress=say)
-            facts = built.as_json() | {"command": built.command(output)}
-            command, good = facts["command"], built.good
-        facts["configuration"] = config
+            # To be run in the folder: what is written says nothing of where that is.
+            facts = built.as_json() | {"command": built.command(Path())}
+            command, good = built.command(output), built.good
+        facts["configuration"] = configs.label(config)
+        facts["versions"] = made_with()
         if program is not None:
             facts["network"] = program.network
             facts["program_bytes"] = program.memory_bytes

@@ -677,7 +677,7 @@ def simulate(
             data, labels = load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
-            config,
+            configs.label(config),
             graph,
             program,
             data,
@@ -764,7 +764,7 @@ def run(
             data, labels = load_inputs(inputs, limit, graph)
         _generate(engine, stage, say)
         report = _simulate(
-            config,
+            configs.label(config),
             graph,
             program,
             data,

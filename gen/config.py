@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.errors import BitwrightError, ConfigError, printable
 
-__all__ = ["load", "schema", "shipped", "toml", "validated"]
+__all__ = ["label", "load", "schema", "shipped", "toml", "validated"]
 
 _ADAPTER = TypeAdapter(EngineConfig)
 _FOLDER = resources.files("bitwright.gen") / "configs"
@@ -50,6 +50,11 @@ def toml(config: EngineConfig) -> str:
         text = described[key]["description"].split("\n")
         lines += [*(f"# {line.strip()}".rstrip() for line in text), f"{key} = {json.dumps(value)}", ""]
     return "\n".join(lines)
+
+
+def label(source: str | Path) -> str:
+    """What reports call a configuration: the name of a shipped one, or of the file, without its folder."""
+    return Path(source).name
 
 
 def load(source: str | Path, overrides: Sequence[str] = ()) -> EngineConfig:

@@ -1,5 +1,6 @@
 """Driver in C and page of registers, from the description that the hardware is made of."""
 
+from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -32,6 +33,7 @@ def driver_files() -> dict[str, str]:
         "counter_base": COUNTER_BASE,
         "faults": list(Fault),
         "id_value": ID_VALUE,
+        "version": version("bitwright"),
         "hex": lambda value: f"0x{value:02x}",
     }
     return {name: environment.get_template(f"{name}.jinja").render(facts) for name in FILES}

@@ -6,6 +6,7 @@ compared with the golden model's. A failure prints the seed that makes the same 
 """
 
 import argparse
+import datetime
 import shutil
 import time
 import traceback
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,11 +43,13 @@ from bitwright.sim.graph import (
     Upsample,
 )
 from bitwright.sim.rtl import MemoryTiming
+from bitwright.sim.tools import find_simulator
 
 from .execute import execute
 from .mapper import compile_graph
+from .record import Record, write
 from .synthetic import mean_away, random_input, spread
-from .verilog import emit
+from .verilog import emit, made_with
 
 __all__ = ["Outcome", "random_engine", "random_graph", "trial"]
 
@@ -57,6 +61,9 @@ _PRECISIONS: dict[str, tuple[tuple[str, ...], ...]] = {
     "unpu": (("a8w8", "a8w4"), ("a8w3",)),
     "loom": (("a4w4",), ("a8w4",)),
     "bismo": (("a4w4",), ("a8w2",), ("a3w3", "a3w2")),
+    "xnor": (("a8wb",), ("a4wb",)),
+    "ternary": (("a8wt",), ("a4wt",)),
+    "log2": (("a8wp4",), ("a4wp4",)),
 }
 _LANES = {
     "parallel": (1, 2, 4, 8, 16),
@@ -66,8 +73,11 @@ _LANES = {
     "unpu": (4, 8),
     "loom": (32, 64),
     "bismo": (32, 64),
+    "xnor": (4, 8, 16),
+    "ternary": (4, 8),
+    "log2": (4, 8),
 }
-_MOST_LANES = {"parallel": 32, "bitfusion": 16, "bitblade": 16, "unpu": 32}
+_MOST_LANES = {"parallel": 32, "bitfusion": 16, "bitblade": 16, "unpu": 32, "log2": 32}
 """Of all units together, so that a simulation takes seconds; 128 unless given."""
 
 
@@ -581,16 +591,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the first engine; random unless given")
     parser.add_argument("--engines", type=int, default=0, help="how many engines, instead of a time")
     parser.add_argument("--networks", type=int, default=6, help="networks on each engine")
+    parser.add_argument("--record", action="store_true", help="write docs/verification/random-engines.json")
     options = parser.parse_args(arguments)
     simulator = "icarus" if shutil.which("iverilog") else "verilator"
-    seed = options.seed if options.seed is not None else int(np.random.default_rng().integers(1 << 31))
-    end = time.monotonic() + options.seconds
-    run = refused = failed = engines = 0
+    first = options.seed if options.seed is not None else int(np.random.default_rng().integers(1 << 31))
+    seed, began = first, time.monotonic()
+    counts: dict[str, _Count] = {}
     reasons: dict[str, int] = {}
-    while engines < options.engines if options.engines else time.monotonic() < end:
+    engines = 0
+    while engines < options.engines if options.engines else time.monotonic() < began + options.seconds:
         rng = np.random.default_rng(seed)
         config = random_engine(rng)
         verilog = emit(config)
+        count = counts.setdefault(config.pe, _Count())
+        count.engines += 1
         for number in range(options.networks):
             own = np.random.default_rng((seed, number))
             problem = ""
@@ -598,25 +612,76 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 graph = random_graph(own, config)
                 outcome = trial(graph, config, verilog, own, simulator)
                 if outcome.refused:
-                    refused += 1
+                    count.refused += 1
                     _, _, reason = outcome.refused.partition("': ")
                     reasons[reason] = reasons.get(reason, 0) + 1
                     continue
+                count.tensors += outcome.compared
                 if outcome.mismatches:
                     problem = f"differs: {outcome.mismatches}"
             except Exception:
                 # Whatever goes wrong is what is looked for.
                 problem = traceback.format_exc()
-            run += 1
+            count.run += 1
             if problem:
-                failed += 1
+                count.failed += 1
                 print(f"seed {seed}, network {number}, on {config}:\n{problem}", flush=True)
         engines += 1
         seed += 1
+    run, refused, failed = (
+        sum(getattr(count, key) for count in counts.values()) for key in ("run", "refused", "failed")
+    )
     print(f"{engines} engines, {run} networks run, {refused} refused, {failed} failed; last seed {seed - 1}")
-    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
-        print(f"{count:5} refused: {reason}")
+    for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
+        print(f"{number:5} refused: {reason}")
+    if options.record:
+        made = _record(counts, first, options.networks, simulator, time.monotonic() - began)
+        print(f"written to {write(made, Path('docs/verification'))}")
     return 1 if failed else 0
+
+
+@dataclass
+class _Count:
+    """Of the engines of one unit: how many, and what became of their networks."""
+
+    engines: int = 0
+    run: int = 0
+    refused: int = 0
+    failed: int = 0
+    tensors: int = 0
+
+
+def _record(counts: dict[str, _Count], seed: int, networks: int, simulator: str, seconds: float) -> Record:
+    engines = sum(count.engines for count in counts.values())
+    tool = find_simulator(simulator).version
+    return Record(
+        name="random-engines",
+        title="Random networks on random engines",
+        method="fuzzed",
+        claim=(
+            f"{engines} engines, each with a configuration of random numbers, were emitted as Verilog and "
+            f"simulated; {networks} random networks were made for each, of convolutions, pools, sums, "
+            "joins, tables and matrix products with branches. Those that the mapper takes ran with a memory "
+            "of random latency and pauses, and every tensor in memory was compared with the golden model's, "
+            "bit for bit."
+        ),
+        command=(
+            f"python -m bitwright.gen.fuzz --seed {seed} --engines {engines} --networks {networks} --record"
+        ),
+        date=datetime.date.today().isoformat(),
+        seconds=round(seconds, 1),
+        versions=made_with() | {simulator: tool},
+        columns=("unit", "engines", "networks run", "refused", "tensors compared", "failed"),
+        rows=tuple(
+            (unit, count.engines, count.run, count.refused, count.tensors, count.failed)
+            for unit, count in sorted(counts.items())
+        ),
+        not_covered=(
+            "Engines of more lanes, columns and rows than simulate in seconds.",
+            "Activations that are bipolar or ternary; `xnor` and `ternary` have integer ones here.",
+            "Networks that the mapper refuses, which say why.",
+        ),
+    )
 
 
 if __name__ == "__main__":

@@ -2,14 +2,12 @@
 
 import platform
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.sched.registers import COUNTER_BASE, COUNTERS, ID_VALUE, REGISTERS, Fault
 
-from .toolchain import versions
-from .verilog import TOP, Design
+from .verilog import TOP, Design, made_with
 
 __all__ = ["manifest"]
 
@@ -37,7 +35,5 @@ def manifest(config: EngineConfig, design: Design) -> dict[str, Any]:
         "configuration": asdict(config),
         "peak_macs_per_cycle": config.peak_macs_per_cycle,
         "accumulator_bits": config.accumulator_bits,
-        "versions": {name: version(name) for name in ("bitwright", "amaranth")}
-        | versions(["yosys"])
-        | {"python": platform.python_version()},
+        "versions": made_with() | {"python": platform.python_version()},
     }

@@ -10,6 +10,7 @@ from bitwright.sim.rtl import primitive_models
 
 from .synthesis import check_target, synthesis_script
 from .toolchain import run_tool
+from .verilog import without_signature
 
 __all__ = ["cell_models", "netlist"]
 
@@ -48,7 +49,7 @@ def netlist(verilog: str, top: str, target: str, *, progress: Callable[[str], No
         (folder / "design.v").write_text(verilog)
         script = f"{synthesis_script(device, top, folder)}; write_verilog -noattr netlist.v"
         run_tool("yosys", ["-q", "-p", script], folder, progress=progress)
-        return (folder / "netlist.v").read_text()
+        return without_signature((folder / "netlist.v").read_text())
 
 
 def cell_models(verilog: str, target: str) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,10 @@ class Program:
         return sum(layer.predicted_cycles for layer in self.layers)
 
     def save(self, path: Path) -> None:
-        """Write arrays ``instructions`` (n x 32 bytes) and ``image``, and ``meta``, JSON text."""
+        """Write arrays ``instructions`` (n x 32 bytes) and ``image``, and ``meta``, JSON text.
+
+        The same program gives the same bytes; nothing says where or when it was written.
+        """
         encoded = b"".join(instruction.encode() for instruction in self.instructions)
         meta = {
             "network": self.network,
@@ -207,6 +211,7 @@ class Program:
             "tensors": [placement.as_json() for placement in self.placements.values()],
             "layers": [asdict(layer) for layer in self.layers],
             "host": self.host and self.host.as_json(),
+            "versions": {name: version(name) for name in ("bitwright", "numpy")},
         }
         np.savez_compressed(
             path,
