@@ -10,7 +10,10 @@ from amaranth.lib.wiring import In, Out
 
 from .burst import BurstLayout
 
-__all__ = ["ReadPort", "WindowCheck", "WritePort"]
+__all__ = ["UNDER_WAY_BITS", "ReadPort", "WindowCheck", "WritePort"]
+
+UNDER_WAY_BITS = 12
+"""Width of a port's count of bursts under way: from half of its range on the port takes no further one."""
 
 INCR = 0b01
 CACHEABLE = 0b0011  # normal, non-cacheable, bufferable
@@ -92,13 +95,16 @@ class WindowCheck(wiring.Component):
 class ReadPort(wiring.Component):
     """Read master shared by two requesters; requester 0 goes first.
 
-    Any number of bursts may be under way; whoever asks has room for what it asked for, so ``m_rready`` is
-    high but for cycles of `hold`. Data come out a cycle after they arrive.
+    Whoever asks has room for what it asked for, so ``m_rready`` is high but for cycles of `hold`. Data come
+    out a cycle after they arrive. Bursts under way are counted; while there are half as many as can be
+    counted, or more, no further one is taken.
 
     Parameters
     ----------
     bus_bits, burst_beats, address_bits
         Data width; longest burst; width of a word address.
+    under_way_bits
+        Width of the count of bursts under way.
 
     Members
     -------
@@ -112,10 +118,18 @@ class ReadPort(wiring.Component):
     m_ar*, m_r* : AXI4
     """
 
-    def __init__(self, *, bus_bits: int, burst_beats: int, address_bits: int = 32):
+    def __init__(
+        self,
+        *,
+        bus_bits: int,
+        burst_beats: int,
+        address_bits: int = 32,
+        under_way_bits: int = UNDER_WAY_BITS,
+    ):
         self.bus_bits = bus_bits
         self.burst_beats = burst_beats
         self.address_bits = address_bits
+        self.under_way_bits = under_way_bits
         burst = BurstLayout(burst_beats, address_bits=address_bits)
         super().__init__(
             {
@@ -155,15 +169,19 @@ class ReadPort(wiring.Component):
             bus_bytes=bus_bytes, burst_beats=self.burst_beats, address_bits=self.address_bits
         )
         first, second = self.request
+        under_way = Signal(self.under_way_bits)
+        # At most three bursts more than this says are on their way to the bus: the count does not run over.
+        many = Signal()
+        m.d.sync += many.eq(under_way[-1])
         m.d.comb += [
             check.base.eq(self.base),
             check.size.eq(self.size),
             check.stop.eq(self.stop),
-            check.i.valid.eq(first.valid | second.valid),
+            check.i.valid.eq((first.valid | second.valid) & ~many),
             check.i.payload.burst.eq(Mux(first.valid, first.payload.as_value(), second.payload.as_value())),
             check.i.payload.id.eq(~first.valid),
-            first.ready.eq(check.i.ready),
-            second.ready.eq(check.i.ready & ~first.valid),
+            first.ready.eq(check.i.ready & ~many),
+            second.ready.eq(check.i.ready & ~many & ~first.valid),
             self.outside.eq(check.outside),
             self.m_arvalid.eq(check.o.valid),
             check.o.ready.eq(self.m_arready),
@@ -177,7 +195,6 @@ class ReadPort(wiring.Component):
             self.m_rready.eq(~self.hold),
         ]
         comes = self.m_rvalid & self.m_rready
-        under_way = Signal(12)
         sent = self.m_arvalid & self.m_arready
         ended = comes & self.m_rlast
         with m.If(sent & ~ended):
@@ -203,13 +220,15 @@ class WritePort(wiring.Component):
                                  └── beat counter ── W ◄── data
 
     A burst's words are sent while its address is being taken. The next burst's address follows when both
-    are through. When ``stop`` is high a burst already announced is ended with empty strobes, as AXI4 does
-    not allow to leave it.
+    are through. Bursts that are not acknowledged are counted as those of :class:`ReadPort` are. When ``stop``
+    is high a burst already announced is ended with empty strobes, as AXI4 does not allow to leave it.
 
     Parameters
     ----------
     bus_bits, burst_beats, address_bits
         Data width; longest burst; width of a word address.
+    under_way_bits
+        Width of the count of bursts under way.
 
     Members
     -------
@@ -222,10 +241,18 @@ class WritePort(wiring.Component):
     m_aw*, m_w*, m_b* : AXI4
     """
 
-    def __init__(self, *, bus_bits: int, burst_beats: int, address_bits: int = 32):
+    def __init__(
+        self,
+        *,
+        bus_bits: int,
+        burst_beats: int,
+        address_bits: int = 32,
+        under_way_bits: int = UNDER_WAY_BITS,
+    ):
         self.bus_bits = bus_bits
         self.burst_beats = burst_beats
         self.address_bits = address_bits
+        self.under_way_bits = under_way_bits
         super().__init__(
             {
                 "base": In(32),
@@ -264,13 +291,16 @@ class WritePort(wiring.Component):
         m.submodules.check = check = WindowCheck(
             bus_bytes=bus_bytes, burst_beats=self.burst_beats, address_bits=self.address_bits
         )
+        under_way = Signal(self.under_way_bits)
+        many = Signal()  # as in the read port
+        m.d.sync += many.eq(under_way[-1])
         m.d.comb += [
             check.base.eq(self.base),
             check.size.eq(self.size),
             check.stop.eq(self.stop),
-            check.i.valid.eq(self.request.valid),
+            check.i.valid.eq(self.request.valid & ~many),
             check.i.payload.burst.eq(self.request.payload),
-            self.request.ready.eq(check.i.ready),
+            self.request.ready.eq(check.i.ready & ~many),
             self.outside.eq(check.outside),
             self.m_awid.eq(0),
             self.m_awsize.eq((bus_bytes - 1).bit_length()),
@@ -285,7 +315,6 @@ class WritePort(wiring.Component):
         beats_left = Signal(range(self.burst_beats + 1))
         active = Signal()
         last_beat = Signal()
-        under_way = Signal(12)
 
         # Address: a register that is free again when the bus has taken it and all words are on their way.
         take = Signal()

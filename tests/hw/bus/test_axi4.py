@@ -534,3 +534,45 @@ def test_words_wait_for_their_burst(simulate):
         assert ctx.get(dut.idle)
 
     simulate(dut, drive)
+
+
+@pytest.mark.parametrize("port", [ReadPort, WritePort])
+def test_no_more_bursts_are_taken_than_can_be_counted(port, simulate):
+    """A memory that takes every burst and answers none of them for long: the port is not idle meanwhile."""
+    bits = 4
+    dut = port(bus_bits=32, burst_beats=BURST, under_way_bits=bits)
+    reads = port is ReadPort
+    request = dut.request[0] if reads else dut.request
+    valid, ready = (dut.m_arvalid, dut.m_arready) if reads else (dut.m_awvalid, dut.m_awready)
+    taken = []
+
+    async def bench(ctx):
+        window(dut, 64)(ctx)
+        ctx.set(request.valid, 1)
+        ctx.set(request.payload, {"memory": 0, "length": 1, "last": 1})
+        ctx.set(ready, 1)
+        if not reads:
+            ctx.set(dut.data.valid, 1)
+            ctx.set(dut.m_wready, 1)
+        for cycle in range(200):
+            taken.append(ctx.get(valid))
+            assert not (sum(taken) and ctx.get(dut.idle)), cycle
+            await ctx.tick()
+        assert 1 << bits - 1 <= sum(taken) < 1 << bits
+        ctx.set(request.valid, 0)
+        for _ in range(sum(taken)):
+            ctx.set(dut.m_rvalid if reads else dut.m_bvalid, 1)
+            if reads:
+                ctx.set(dut.m_rlast, 1)
+            assert not ctx.get(dut.idle)
+            await ctx.tick()
+        ctx.set(dut.m_rvalid if reads else dut.m_bvalid, 0)
+        await ctx.tick()
+        assert ctx.get(dut.idle)
+        # It goes on where it stopped.
+        ctx.set(request.valid, 1)
+        for _ in range(6):
+            await ctx.tick()
+        assert not ctx.get(dut.idle)
+
+    simulate(dut, bench)
