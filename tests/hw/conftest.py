@@ -11,6 +11,7 @@ from collections import deque
 from pathlib import Path
 
 import pytest
+from allpairspy import AllPairs
 from amaranth.back import rtlil
 from amaranth.hdl import UnusedElaboratable, Value
 from amaranth.lib import data, wiring
@@ -38,6 +39,16 @@ def simulate():
 def recorder():
     """The class :class:`Recorder`."""
     return Recorder
+
+
+@pytest.fixture(scope="session")
+def pairwise():
+    """``pairwise(choices)``: rows, as dictionaries, that have every two values of every two of the keys."""
+
+    def rows(choices):
+        return [dict(zip(choices, row, strict=True)) for row in AllPairs([list(v) for v in choices.values()])]
+
+    return rows
 
 
 @pytest.fixture(scope="session")
