@@ -1,15 +1,20 @@
 """What the hardware tests share: a simulation in one call, both ends of a stream, and an AXI4 memory."""
 
 import gc
+import itertools
+import json
 import os
 import random
 import types
 import warnings
 from collections import deque
+from pathlib import Path
 
 import pytest
-from amaranth.hdl import UnusedElaboratable
-from amaranth.lib import data
+from allpairspy import AllPairs
+from amaranth.back import rtlil
+from amaranth.hdl import UnusedElaboratable, Value
+from amaranth.lib import data, wiring
 from amaranth.sim import Simulator
 
 
@@ -28,6 +33,22 @@ def rng():
 def simulate():
     """``simulate(dut, *benches, background=(), cycles=20000)`` runs until every bench has ended."""
     return _simulate
+
+
+@pytest.fixture(scope="session")
+def recorder():
+    """The class :class:`Recorder`."""
+    return Recorder
+
+
+@pytest.fixture(scope="session")
+def pairwise():
+    """``pairwise(choices)``: rows, as dictionaries, that have every two values of every two of the keys."""
+
+    def rows(choices):
+        return [dict(zip(choices, row, strict=True)) for row in AllPairs([list(v) for v in choices.values()])]
+
+    return rows
 
 
 @pytest.fixture(scope="session")
@@ -100,10 +121,63 @@ def _simulate(dut, *benches, background=(), cycles=20_000):
     Bed(dut).run(*benches, background=background, cycles=cycles)
 
 
+class Recorder:
+    """Keeps what a test does to a component, and what it answers, where ``BITWRIGHT_TRACES`` names a folder.
+
+    A file per simulation: the netlist before any optimisation, the ports, their values in every cycle.
+    :mod:`bitwright.gen.mutation` replays that on mutants of the netlist.
+
+    Parameters
+    ----------
+    dut
+        The component; others are not recorded.
+    reset
+        The signal that resets it, where a test does that.
+    """
+
+    _numbers = itertools.count()
+
+    def __init__(self, dut, reset=None):
+        folder = os.environ.get("BITWRIGHT_TRACES")
+        self.folder = Path(folder) if folder and isinstance(dut, wiring.Component) else None
+        if self.folder is None:
+            return
+        members = [("__".join(map(str, path)), *rest) for path, *rest in dut.signature.flatten(dut)]
+        self._signals = [Value.cast(value) for *_, value in members]
+        self._ports = [
+            (name, len(signal), member.flow == wiring.In)
+            for (name, member, _), signal in zip(members, self._signals, strict=True)
+        ]
+        self._ports.append(("rst", 1, True))
+        self._reset = reset
+        self._netlist = rtlil.convert(dut, name="dut", emit_src=False)
+        self._cycles = []
+
+    async def bench(self, ctx):
+        """To be run in the background."""
+        if self.folder is None:
+            return
+        self._cycles = []
+        signals = self._signals if self._reset is None else [*self._signals, self._reset]
+        async for _, _, *values in ctx.tick().sample(*signals):
+            values = [
+                int(value) & (1 << width) - 1
+                for value, (_, width, _) in zip(values, self._ports, strict=False)
+            ]
+            self._cycles.append(values if self._reset is not None else [*values, 0])
+
+    def save(self):
+        """Write the file, when a simulation has ended."""
+        if self.folder is not None:
+            trace = {"netlist": self._netlist, "ports": self._ports, "cycles": self._cycles}
+            (self.folder / f"{os.getpid()}-{next(self._numbers)}.json").write_text(json.dumps(trace))
+
+
 class Bed:
     """A simulation that can be run again, from the initial state, with as many benches as the first time."""
 
     def __init__(self, dut):
+        self._recorder = Recorder(dut)
         self._simulator = Simulator(dut)
         self._simulator.add_clock(1e-6)
         self._benches = []
@@ -117,7 +191,7 @@ class Bed:
             raise AssertionError(f"the simulation has not ended after {cycles} cycles")
 
         again = bool(self._benches)
-        self._benches = [*benches, *background, limit]
+        self._benches = [*benches, *background, self._recorder.bench, limit]
         self._ended = set()
         if again:
             self._simulator.reset()
@@ -129,6 +203,7 @@ class Bed:
         except Exception as error:
             raise error.with_traceback(_without_simulator(error.__traceback__)) from None
         assert self._ended >= set(range(len(benches)))
+        self._recorder.save()
 
     def _bench(self, index):
         async def run(ctx):

@@ -249,6 +249,39 @@ def run(c, instructions, rng, simulate, watch, *, idle, pace):
 def test_random_instructions(changes, idle, pace, rng, simulate, watch):
     c = config(**changes)
     instructions = [random_instruction(c, rng) for _ in range(14)]
+    check(c, instructions, idle, pace, rng, simulate, watch)
+
+
+@pytest.mark.parametrize("changes", CONFIGS, ids=str)
+def test_pairs_of_fields(changes, rng, simulate, watch, pairwise):
+    """Every two values of two fields that are free, least and greatest among them; the others are random."""
+    c = config(**changes)
+    last = c.activation_depth - 1
+    geometry = {"pad": [0, 1, 255]}
+    window = {}
+    for name in ("inner", "outer"):
+        geometry |= {
+            f"start_{name}": [-4, -1, 0, 3],
+            f"stride_{name}": [0, 1, 3],
+            f"limit_{name}": [1, 12],
+            f"pixel_{name}": [0, 1, last],
+            f"tap_{name}": [0, 1, last],
+        }
+        window |= {f"step_{name}": [0, 1, 3], f"words_{name}": [0, 1, last]}
+    geometry["dilation_outer"] = [0, 1, 3]
+    instructions = []
+    for row in pairwise({"base": [0, 1, last], **geometry, **(window if c.combined else {})}):
+        compute, shape, combining = random_instruction(c, rng)
+        compute["base"] = row["base"]
+        shape |= {name: row[name] for name in geometry}
+        if combining:
+            combining |= {name: row[name] for name in window}
+        instructions.append((compute, shape, combining))
+    check(c, instructions, 0, 0.8, rng, simulate, watch)
+
+
+def check(c, instructions, idle, pace, rng, simulate, watch):
+    """The words that the feeder brings, where it puts them, and when it says so."""
     memory, trace, released = run(c, instructions, rng, simulate, watch, idle=idle, pace=pace)
 
     expected = []  # array row, place, word

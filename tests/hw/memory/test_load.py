@@ -118,8 +118,50 @@ def tokens(dut, rng, absent, taken):
 @pytest.mark.parametrize("changes", CONFIGS)
 def test_random_instructions(changes, gap, absent, idle, rng, simulate, sender, watch):
     c = config(**changes)
-    dut = LoadUnit(c)
     instructions = [random_instruction(c, rng) for _ in range(12)]
+    check(c, instructions, gap, absent, idle, rng, simulate, sender, watch)
+
+
+@pytest.mark.parametrize("changes", CONFIGS)
+def test_pairs_of_fields(changes, rng, simulate, sender, watch, pairwise):
+    """Every two values of two fields, least and greatest among them, in one of the instructions."""
+    c = config(**changes)
+    top = 2**c.word_address_bits - 1
+    instructions = []
+    for row in pairwise(
+        {
+            "buffer": geometries(c),
+            "wait": [0, 2, 4, 6],
+            "post": [0, 2, 4, 6],
+            "memory": [0, 1, top],
+            "rows": ["one", "some", "all"],
+            "beats": ["least", "most"],
+            "row_beats": ["one", "less", "all"],
+            "stride": [0, 1, "row_beats", top],
+            "scratch": ["first", "last"],
+        }
+    ):
+        pad = geometries(c)[row["buffer"]]
+        rows = {"one": 1, "some": min(3, pad.rows), "all": min(16, pad.rows)}[row["rows"]]
+        beats = {"least": (rows - 1) * pad.banks + 1, "most": rows * pad.banks}[row["beats"]]
+        row_beats = {"one": 1, "less": max(1, beats - 1), "all": beats}[row["row_beats"]]
+        instructions.append(
+            {
+                "opcode": Opcode.LOAD,
+                **{name: row[name] for name in ("buffer", "wait", "post", "memory")},
+                "beats": beats,
+                "row_beats": row_beats,
+                "stride": row_beats if row["stride"] == "row_beats" else row["stride"],
+                "scratch": 0 if row["scratch"] == "first" else pad.rows - rows,
+            }
+        )
+    rng.shuffle(instructions)
+    check(c, instructions, 0.1, 0.1, 0, rng, simulate, sender, watch)
+
+
+def check(c, instructions, gap, absent, idle, rng, simulate, sender, watch):
+    """What the unit asks for, writes and says of instructions."""
+    dut = LoadUnit(c)
     asked, taken, trace = [], [], []
     send = sender(dut.i, instructions, rng, idle)
 

@@ -158,10 +158,58 @@ def random_instruction(config, rng):
 )
 def test_random_instructions(bus_bits, address_bits, lanes, stall, absent, idle, rng, simulate, sender):
     config = CONFIG.replace(bus_bits=bus_bits, address_bits=address_bits, lanes=lanes)
+    instructions = [random_instruction(config, rng) for _ in range(12)]
+    check(config, instructions, stall, absent, idle, rng, simulate, sender)
+
+
+@pytest.mark.parametrize(("bus_bits", "lanes"), [(32, 4), (32, 12), (64, 16), (128, 4)])
+def test_pairs_of_fields(bus_bits, lanes, rng, simulate, sender, pairwise):
+    """Every two values of two fields, least and greatest among them, in one of the instructions."""
+    config = CONFIG.replace(bus_bits=bus_bits, lanes=lanes)
+    pad = geometries(config)[Buffer.ACTIVATIONS]
+    top = 2**config.word_address_bits - 1
+    instructions = []
+    for row in pairwise(
+        {
+            "kind": ["store", "forward", "only", "snapshot"],
+            "place": [0, pad.rows - 1],
+            "pitch": [0, 1, pad.rows - 1],
+            "bank": sorted({0, pad.banks - 1}),
+            "wait": [0, 1, 2, 3],
+            "post": [0, 1, 2, 3],
+            "memory": [0, 1, top],
+            "beats": [1, 2, 24],
+            "row_beats": ["one", "less", "all"],
+            "stride": [0, 1, "row_beats", top],
+            "scratch": [0, config.output_depth - 1],
+        }
+    ):
+        counting = row["kind"] == "snapshot"
+        beats = 512 // bus_bits if counting else row["beats"]
+        row_beats = {"one": 1, "less": max(1, beats - 1), "all": beats}[row["row_beats"]]
+        instructions.append(
+            {
+                **{
+                    name: row[name]
+                    for name in ("place", "pitch", "bank", "wait", "post", "memory", "scratch")
+                },
+                "opcode": Opcode.SNAPSHOT if counting else Opcode.STORE,
+                "forward": row["kind"] in ("forward", "only"),
+                "only": row["kind"] == "only",
+                "beats": beats,
+                "row_beats": row_beats,
+                "stride": row_beats if row["stride"] == "row_beats" else row["stride"],
+            }
+        )
+    rng.shuffle(instructions)
+    check(config, instructions, 0.1, 0.1, 0, rng, simulate, sender)
+
+
+def check(config, instructions, stall, absent, idle, rng, simulate, sender):
+    """What the unit asks for, sends, forwards and says of instructions."""
     pad = geometries(config)[Buffer.ACTIVATIONS]
     dut = StoreUnit(config)
     around = Surroundings(dut, config, rng, stall, absent)
-    instructions = [random_instruction(config, rng) for _ in range(12)]
 
     async def drive(ctx):
         assert ctx.get(dut.idle)

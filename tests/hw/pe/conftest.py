@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from amaranth.hdl import Value
+from amaranth.hdl import ResetInserter, Signal, Value
 from amaranth.sim import Simulator
 
 from bitwright.hw.pe.contract import Order
@@ -14,12 +14,16 @@ def as_number(bits):
     return int("".join(map(str, bits[::-1])), 2)
 
 
-def run_unit(unit, beats):
-    """Outputs by cycle of beats ``(a, w, control, valid, last)``, one per cycle."""
+def run_unit(unit, beats, recorder, resets=()):
+    """Outputs by cycle of beats ``(a, w, control, valid, last)``, one per cycle; some cycles reset it."""
     outputs = {}
+    reset = Signal()
+    recording = recorder(unit, reset)
 
     async def bench(ctx):
         for cycle, (a, w, control, valid, last) in enumerate(beats):
+            if resets:
+                ctx.set(reset, cycle in resets)
             ctx.set(unit.a, a)
             ctx.set(unit.w, w)
             ctx.set(unit.valid, valid)
@@ -31,21 +35,24 @@ def run_unit(unit, beats):
                 outputs[cycle] = tuple(map(ctx.get, unit.o)) if several else ctx.get(unit.o)
             await ctx.tick()
 
-    simulator = Simulator(unit)
+    simulator = Simulator(ResetInserter(reset)(unit) if resets or recording.folder else unit)
     simulator.add_clock(1e-8)
     simulator.add_testbench(bench)
+    simulator.add_testbench(recording.bench, background=True)
     simulator.run()
+    recording.save()
     return outputs
 
 
 @pytest.fixture
-def exercise(rng):
+def exercise(rng, recorder):
     """Runs dot products through a unit, with bubbles in which everything is random, and checks every one.
 
     Operands are the corners of the formats first, then random; ``operands`` gives others, as pairs of arrays
     ``(steps, elements)``; of weights ``(steps, outputs, elements)`` where there are several outputs. Checks
     values, that each comes ``latency`` cycles after its last beat, and that nothing else comes. Dot products
-    of several precisions come in random order. Returns how many were checked.
+    of several precisions come in random order. So many of them are cut off by a reset (``resets``), and never
+    come. Returns how many were checked.
     """
 
     def drawn(spec, precision, count, steps):
@@ -62,7 +69,7 @@ def exercise(rng):
             formats = zip(precision, shapes(rng.randint(1, steps)), strict=True)
             yield tuple(random.choice(format.values, shape) for format, shape in formats)
 
-    def exercise(spec, *precisions, count=4, steps=3, bubbles=0.2, operands=None):
+    def exercise(spec, *precisions, count=4, steps=3, bubbles=0.2, operands=None, resets=0):
         dot_products = [
             (precision, a, w)
             for precision in precisions
@@ -70,10 +77,11 @@ def exercise(rng):
         ]
         if len(precisions) > 1:
             rng.shuffle(dot_products)
-        beats, expected = [], {}
+        beats, expected, cuts = [], {}, set()
+        cut = set(rng.sample(range(len(dot_products)), resets))
         idle = 0
         in_turn = spec.outputs > 1 and spec.outputs_per_beat == 1
-        for precision, a, w in dot_products:
+        for number, (precision, a, w) in enumerate(dot_products):
             ends = spec.ends(precision)
             sums = np.einsum("se,s...e->...", a, w)
             a_bits = spec.activation_bits(a, precision)
@@ -102,8 +110,21 @@ def exercise(rng):
                     )
                 )
             assert len(schedule) == len(a) * len(spec.beats(precision))
+            if number in cut:
+                # Behind some of its beats, or later, as its result is on its way; with or without a beat.
+                now = len(beats) + rng.randint(-len(schedule), spec.latency)
+                beats = beats[:now]
+                words = (spec.activation_word_bits, spec.weight_word_bits, spec.control_layout.size)
+                while len(beats) <= now:
+                    valid = rng.getrandbits(1) if len(beats) == now else 0
+                    last = valid and rng.getrandbits(1)
+                    beats.append((*(rng.getrandbits(bits) if bits else 0 for bits in words), valid, last))
+                cuts.add(now)
+                expected = {cycle: result for cycle, result in expected.items() if cycle <= now}
         beats += [(0, 0, 0, 0, 0)] * (spec.latency + 2)
-        assert run_unit(spec.unit(), beats) == expected, f"{spec}, {', '.join(map(str, precisions))}"
+        assert run_unit(spec.unit(), beats, recorder, cuts) == expected, (
+            f"{spec}, {', '.join(map(str, precisions))}"
+        )
         return len(expected)
 
     return exercise

@@ -4,7 +4,6 @@ import random
 
 import numpy as np
 import pytest
-from amaranth.sim import Simulator
 
 from bitwright.hw.quant.arithmetic import requantise
 from bitwright.hw.quant.requantise import Requantiser, encode_channel
@@ -57,12 +56,8 @@ def expected(case: dict) -> int:
 
 
 @pytest.mark.parametrize("cycles", [1, 4])
-def test_values_and_latency(cycles: int) -> None:
-    seed = random.randrange(1 << 32)
-    print(f"seed {seed}")
-    todo = [
-        case for case in cases(3000 // cycles, random.Random(seed)) if abs(case["acc"] + case["bias"]) < 2**31
-    ]
+def test_values_and_latency(cycles: int, rng, simulate) -> None:
+    todo = [case for case in cases(3000 // cycles, rng) if abs(case["acc"] + case["bias"]) < 2**31]
     dut = Requantiser(accumulator_bits=ACCUMULATOR_BITS, bits=8, cycles=cycles)
     got: list[tuple[int, int]] = []
 
@@ -87,11 +82,7 @@ def test_values_and_latency(cycles: int) -> None:
                 got.append((cycle, value))
             cycle += 1
 
-    simulator = Simulator(dut)
-    simulator.add_clock(1e-8)
-    simulator.add_testbench(drive)
-    simulator.add_testbench(watch, background=True)
-    simulator.run()
+    simulate(dut, drive, background=[watch])
 
     assert [cycle for cycle, _ in got] == [dut.latency + cycles * index for index in range(len(todo))]
     for case, (_, value) in zip(todo, got, strict=True):

@@ -1,0 +1,55 @@
+"""Mutants of one small unit; the tests of all of them are ``tests/hw/pe/test_mutants.py``."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bitwright.gen.equivalence import Equivalent
+from bitwright.gen.mutation import SUBJECTS, Subject, main, mutate
+from bitwright.hw.errors import BitwrightError
+from bitwright.hw.pe import UNITS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_unit_and_the_requantisers_are_subjects() -> None:
+    assert {subject.unit.name for subject in SUBJECTS.values() if subject.unit} == set(UNITS)
+    assert {name for name, subject in SUBJECTS.items() if not subject.unit} == {
+        "requantise-1",
+        "requantise-4",
+    }
+
+
+def test_mutants_of_a_unit_are_killed_or_the_same() -> None:
+    result = mutate(SUBJECTS["xnor"], ROOT, count=30)
+    assert len(result.killed) + len(result.survivors) == 30
+    assert len({*result.killed, *(mutation for mutation, _ in result.survivors)}) == 30
+    assert all(isinstance(outcome, Equivalent) for _, outcome in result.survivors), result.survivors
+    assert result.share == 1
+    assert result.proved == len(result.survivors)
+
+
+def test_tests_that_look_at_nothing_kill_nothing() -> None:
+    """Where results count only behind what never comes, as outputs are observed when a constant is set."""
+    subject = SUBJECTS["xnor"]
+    blind = replace(
+        subject, observed={"o": ("rst", 0, 10_000), "o_valid": ("rst", 0, 10_000)}, unit=None, depth=0
+    )
+    result = mutate(blind, ROOT, count=5)
+    assert not result.killed
+    assert [outcome for _, outcome in result.survivors] == [None] * 5
+    assert (result.proved, result.unexplained, result.share) == (0, 5, 0)
+
+
+def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(BitwrightError, match="has no folder tests; run this from a clone"):
+        mutate(SUBJECTS["xnor"], tmp_path)
+    with pytest.raises(BitwrightError, match="nobody: its tests fail"):
+        mutate(Subject("nobody", ("tests/none.py",), {}), ROOT)
+    assert main(["parallel"]) == 2
+    assert "parallel: must be one of parallel-lut, " in capsys.readouterr().err
+    assert main(["xnor", "--number", "0"]) == 2
+    assert "--number = 0: must be at least 1" in capsys.readouterr().err
+    assert main(["xnor", "--record"]) == 2
+    assert "is of all subjects" in capsys.readouterr().err
