@@ -186,8 +186,8 @@ def _record(rows: Sequence[tuple[str | int | float, ...]], seconds: float, tools
             "allow, at the size that is named; without a bound on the number of cycles unless the method "
             "says so. Registers and memories have any value before the reset, and a memory's word is "
             "anything when it is read in the cycle in which it is written. Invariants over registers, which "
-            "some proofs need, are proved and counted too. Each quick proof has been seen to fail, on a component "
-            "broken on purpose (tests/gen/formal/test_catalogue.py)."
+            "some proofs need, are proved and counted too. Each quick proof has been seen to fail, on a "
+            "component broken on purpose (tests/gen/formal/test_catalogue.py)."
         ),
         command="scripts/formal --record",
         date=date.today().isoformat(),
