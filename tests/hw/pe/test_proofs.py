@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from bitwright.gen.formal.units import CASES
 from bitwright.gen.proof import NotProvedError, prove
 from bitwright.gen.toolchain import ToolFailedError, ToolTimeoutError
 from bitwright.hw.errors import BitwrightError
@@ -16,41 +17,17 @@ from bitwright.hw.pe.parallel import Parallel, ParallelUnit
 from bitwright.hw.pe.unpu import Unpu
 from bitwright.hw.reduce.carry import FABRICS
 
-# Architecture, its parameters, precision, steps of each of the dot products that follow one another, and how
-# many elements of a step are free; more of them take a solver minutes.
-CASES = [
-    ("parallel", {"lanes": 3, "multiplier": "lut"}, "a3w3", (1, 1), 2),
-    ("parallel", {"lanes": 2, "multiplier": "lut"}, "au2w3", (2,), 2),
-    ("parallel", {"lanes": 3, "multiplier": "dsp"}, "a2wu3", (1, 1), 2),
-    ("bitfusion", {"lanes": 1}, "au4w2", (1,), 3),
-    ("bitblade", {"lanes": 1}, "a2wu4", (1,), 3),
-    ("stripes", {"lanes": 4}, "a3w3", (1, 1), 2),
-    ("unpu", {"lanes": 5, "outputs": 1}, "a2w2", (1,), 2),
-    ("loom", {"lanes": 4}, "a2w2", (1, 1), 4),
-    ("bismo", {"lanes": 4}, "a2w2", (1, 1), 4),
-    ("bismo", {"lanes": 4}, "a2wu1", (2,), 4),
-    ("xnor", {"lanes": 6}, "abwb", (1, 1), 6),
-    ("xnor", {"lanes": 4}, "a3wb", (1, 1), 4),
-    ("ternary", {"lanes": 4}, "a2wt", (1, 1), 4),
-    ("ternary", {"lanes": 4}, "atwb", (1,), 4),
-    ("log2", {"lanes": 3}, "a3wp3", (1, 1), 2),
-]
-
 
 def test_every_unit_is_here():
-    assert {name for name, *_ in CASES} == set(UNITS)
+    assert {case.name for case in CASES} == set(UNITS)
 
 
 @pytest.mark.parametrize("fabric", FABRICS)
-@pytest.mark.parametrize(
-    ("name", "parameters", "precision", "lengths", "free"),
-    CASES,
-    ids=[f"{name}-{precision}" for name, _, precision, *_ in CASES],
-)
-def test_proved(name, parameters, precision, lengths, free, fabric, tmp_path):
-    precision = Precision.parse(precision)
-    spec = UNITS[name](precisions=(precision,), reduction=16, fabric=fabric, **parameters)
-    prove(spec, precision, tmp_path, lengths=lengths, free=free)
+@pytest.mark.parametrize("case", CASES, ids=[case.label.removeprefix("unit-") for case in CASES])
+def test_proved(case, fabric, tmp_path):
+    precision = Precision.parse(case.precision)
+    spec = UNITS[case.name](precisions=(precision,), reduction=16, fabric=fabric, **case.parameters)
+    prove(spec, precision, tmp_path, lengths=case.lengths, free=case.free)
 
 
 class Wrong(Bismo):
