@@ -170,7 +170,8 @@ class _Maker:
             self._average_pool,
             self._lookup,
             self._binary,
-            self._binary,
+            self._residual,
+            self._residual,
             self._join,
             self._join,
             self._pad,
@@ -302,9 +303,15 @@ class _Maker:
             )
         return bias, quantiser
 
-    def _convolved(self, source: TensorInfo, groups: int, channels: int) -> TensorInfo:
+    def _convolved(self, source: TensorInfo, groups: int, channels: int, *, same: bool = False) -> TensorInfo:
         _, height, width, inputs = source.canonical
         windows = self._windows((height, width), 4, dilates=True)
+        if same:
+            windows = self._pick(
+                {"kernel": (1, 1)},
+                {"kernel": (3, 3), "padding": ((1, 1), (1, 1))},
+                {"kernel": (2, 3), "padding": ((0, 1), (2, 2)), "dilation": (1, 2)},
+            )
         kernel = windows.pop("kernel")
         format = self._weight_format(source)
         weights = self.rng.choice(format.values, (channels, *kernel, inputs // groups))
@@ -334,6 +341,16 @@ class _Maker:
     def _depthwise(self, source: TensorInfo) -> TensorInfo:
         inputs = source.canonical[3]
         return self._convolved(source, inputs, inputs * self._pick(1, 1, 1, 2))
+
+    def _residual(self, source: TensorInfo) -> TensorInfo:
+        """A convolution whose results have the source's size, and a sum with anything that has."""
+        channels = source.canonical[3]
+        groups = self._pick(1, 1, 1, channels)
+        made = self._convolved(source, groups, channels, same=True)
+        others = [each for each in self._beside(made, (1, 2, 3), codes=False) if each is not made]
+        pair = [made, self._pick(*others)]
+        self.rng.shuffle(pair)
+        return self._added(*pair)
 
     def _max_pool(self, source: TensorInfo) -> TensorInfo:
         _, height, width, channels = source.canonical
@@ -394,6 +411,9 @@ class _Maker:
         other = self._pick(*others)
         if len(others) == 1:
             other = self._lookup(source)
+        return self._added(source, other)
+
+    def _added(self, source: TensorInfo, other: TensorInfo) -> TensorInfo:
         _, height, width, channels = source.canonical
         result = self._tensor(height, width, channels)
         left, right = self._codes(source) - source.zero_point, self._codes(other) - other.zero_point
@@ -536,12 +556,16 @@ class Outcome:
         Why the mapper did not take it; empty if it did.
     compared
         Tensors that were compared with the golden model.
+    sums, fused
+        Sums of two tensors, and how many of them were part of a convolution.
     mismatches
         Elements that differ, by tensor.
     """
 
     refused: str = ""
     compared: int = 0
+    sums: int = 0
+    fused: int = 0
     mismatches: dict[str, int]
 
 
@@ -575,7 +599,14 @@ def trial(
         seed=int(rng.integers(1, 100)),
     )
     done = execute(program, graph, inputs, verilog, simulator=simulator, timing=timing)
-    return Outcome(compared=done.tensors_compared, mismatches=done.mismatches)
+    passes = {layer.name for layer in program.layers}
+    sums = [node.name in passes for node in graph.nodes if isinstance(node, Binary)]
+    return Outcome(
+        compared=done.tensors_compared,
+        mismatches=done.mismatches,
+        sums=len(sums),
+        fused=sums.count(False),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -598,7 +629,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed, began = first, time.monotonic()
     counts: dict[str, _Count] = {}
     reasons: dict[str, int] = {}
-    engines = 0
+    engines = sums = fused = 0
     while engines < options.engines if options.engines else time.monotonic() < began + options.seconds:
         rng = np.random.default_rng(seed)
         config = random_engine(rng)
@@ -617,6 +648,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     reasons[reason] = reasons.get(reason, 0) + 1
                     continue
                 count.tensors += outcome.compared
+                sums, fused = sums + outcome.sums, fused + outcome.fused
                 if outcome.mismatches:
                     problem = f"differs: {outcome.mismatches}"
             except Exception:
@@ -632,6 +664,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sum(getattr(count, key) for count in counts.values()) for key in ("run", "refused", "failed")
     )
     print(f"{engines} engines, {run} networks run, {refused} refused, {failed} failed; last seed {seed - 1}")
+    print(f"{sums} sums, {fused} of them part of a convolution")
     for reason, number in sorted(reasons.items(), key=lambda item: -item[1]):
         print(f"{number:5} refused: {reason}")
     if options.record:

@@ -24,7 +24,7 @@ from .lowering import Operation
 from .program import Placement
 from .scheduling import Residence, ceil_div, ranges
 
-__all__ = ["Cut", "Layer", "Part", "Tile", "has_zero", "packs", "span_blocks"]
+__all__ = ["Cut", "Layer", "Part", "Tail", "Tile", "has_zero", "packs", "span_blocks"]
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,9 @@ class Layer:
     Where the source's lines have no gaps the terms lie side by side instead, rows of the kernel outside. In a
     chain a group of columns is one of channels, and what a pixel shares with the one before is not played
     again.
+
+    Where another tensor is added to the results before they are stored, its pixel is the tail of each patch
+    (:class:`Tail`).
     """
 
     def __init__(
@@ -98,8 +101,10 @@ class Layer:
         first_group: int | None = None,
         second: Placement | None = None,
         residence: Residence | None = None,
+        tail: "Tail | None" = None,
     ):
         self.second = second
+        self.tail = tail
         # Of a part of a layer's columns, the group of columns that comes first
         self.first_group = first_group or 0
         self.is_part = first_group is not None or operation.first_channel is not None
@@ -110,7 +115,6 @@ class Layer:
         self.result = result
         self.geometry = geometries(config)
         self.residence = residence or Residence(0, self.geometry[Buffer.ACTIVATIONS].rows)
-        """Which of its activations are on chip, and how much of the scratchpad is left for others."""
         self.precision = precision
         self.mode = mode
         self.quantiser = config.modes[mode].quantiser
@@ -120,6 +124,8 @@ class Layer:
         self.group_channels = config.chained if self.chains else config.group_channels
         """Output channels of a group of columns: in a chain one for each lane."""
         self.channel_words = self.group_channels // config.requantisers * config.modes[mode].channel_words
+        if tail is not None:
+            self.channel_words += tail.channel_words
         self.height, self.width = operation.map
         self.out_height, self.out_width = operation.result_map
         self.packed = source.lines
@@ -135,6 +141,8 @@ class Layer:
         self.where = f"node '{operation.name}'"
         if operation.pool is not None:
             self.where += f", with the max pool '{operation.pool}'"
+        if tail is not None:
+            self.where += f", with the sum '{tail.operation.name}'"
         block = self.schedule.stored_steps.size
         self.spans = spans(operation, self.group_channels, block)
         """Of each group of columns the first block of channels that it sees."""
@@ -201,6 +209,8 @@ class Layer:
         yield [Part(columns, rows, blocks)]
         # What is combined, chained or packed is computed at once.
         if not self.config.unit.resumes(self.precision) or self.patches > 1 or self.chains or self.packed:
+            return
+        if self.tail is not None:
             return
         if len(columns) > 1:
             yield [Part(range(column, column + 1), rows, blocks) for column in columns]
@@ -282,14 +292,44 @@ class Layer:
         return max(1, self.config.rows // self.patches)
 
     @property
-    def sources(self) -> tuple[Placement, ...]:
-        """Where its operands lie."""
+    def residence(self) -> Residence:
+        """Which of its activations are on chip, and how much of the scratchpad is left for others."""
+        return self._residence
+
+    @residence.setter
+    def residence(self, residence: Residence) -> None:
+        self._residence = residence
+        if self.tail is not None:
+            self.tail.residence = residence
+
+    @property
+    def operands(self) -> tuple[Placement, ...]:
+        """Where its operands lie, but for that of the tail."""
         return (self.source,) if self.second is None else (self.source, self.second)
 
     @property
+    def readers(self) -> tuple["Layer", ...]:
+        """Itself and its tail: each reads its operands in its own way."""
+        return (self,) if self.tail is None else (self, self.tail)
+
+    def seen(self, part: Part) -> Part:
+        """What of a pixel a part sees."""
+        return part
+
+    @property
+    def sources(self) -> tuple[Placement, ...]:
+        """Where all its operands lie."""
+        return tuple(source for reader in self.readers for source in reader.operands)
+
+    @property
     def loaded(self) -> tuple[Placement, ...]:
-        """Those of them that are loaded from memory."""
-        return tuple(source for source in self.sources if source.address not in self.residence.sources)
+        """Its operands that are loaded from memory, but for that of the tail."""
+        return tuple(source for source in self.operands if source.address not in self.residence.sources)
+
+    @property
+    def _on_chip(self) -> bool:
+        """Whether any of them is on chip."""
+        return len(self.loaded) < len(self.operands)
 
     def steps(self, part: Part) -> int:
         """Steps of a dot product's part; of a chain, those of a line's first pixel."""
@@ -299,9 +339,10 @@ class Layer:
         """Steps of a pixel that is not its line's first."""
         return self.steps(part) - self.lead(down)
 
-    def patch_words(self, part: Part) -> int:
-        """Words that the feeder brings for a pixel."""
-        return part.count * self.schedule.activation_words
+    def patch_words(self, part: Part, groups: int = 1) -> int:
+        """Words that the feeder brings for a pixel of a tile of so many groups of columns."""
+        words = part.count * self.schedule.activation_words
+        return words if self.tail is None else words + self.tail.words(groups)
 
     @cached_property
     def pitch(self) -> int:
@@ -314,7 +355,7 @@ class Layer:
         if self.second is not None:
             # Of pixels of different sizes what both have: all blocks.
             blocks = range(self.source_blocks)
-        if self.residence.sources:
+        if self._on_chip:
             return self.pitch, False
         words = len(blocks) * self.schedule.activation_words
         rows = ceil_div(words, self.geometry[Buffer.ACTIVATIONS].ratio)
@@ -347,12 +388,13 @@ class Layer:
             found.append(range(min(max(first, 0), size - 1), max(min(last + 1, size), 1)))
         if self.packed:
             return found[0], range(1)
-        return found[0], range(self.width) if self.residence.sources else found[1]
+        return found[0], range(self.width) if self._on_chip else found[1]
 
     def region_rows(self, tile: Tile, part: Part) -> int:
         """Scratchpad rows that those take that are loaded."""
         lines, pixels = self.region(tile)
-        return len(self.loaded) * len(lines) * len(pixels) * self.pixel_rows(part.blocks)[0]
+        rows = len(self.loaded) * len(lines) * len(pixels) * self.pixel_rows(part.blocks)[0]
+        return rows if self.tail is None else rows + self.tail.region_rows(tile, self.tail.whole)
 
     def source_rows(self) -> int:
         """Scratchpad rows of a whole source, as it lies in memory."""
@@ -377,7 +419,8 @@ class Layer:
 
     def weight_words(self, part: Part) -> int:
         """Weight words of a group of columns."""
-        return self.steps(part) * self.schedule.weight_words
+        words = self.steps(part) * self.schedule.weight_words
+        return words if self.tail is None else words + self.tail.weight_words(self.tail.part)
 
     def granule(self, group: int) -> int:
         """Granules from the start of a row of results to a group of columns."""
@@ -489,20 +532,23 @@ class Layer:
             "tap_outer": operation.dilation[0] * line,
         }
 
-    def window_fields(self, tile: Tile, part: Part, distance: int) -> dict[str, int]:
-        """Fields of the WINDOW of a tile, as :meth:`geometry_fields`; `distance` words from one source to the
-        other.
+    def window_fields(self, tile: Tile, part: Part, cols: range, starts: Sequence[int]) -> dict[str, int]:
+        """Fields of the WINDOW of a tile and some groups of columns, as :meth:`geometry_fields`; `starts` are
+        the scratchpad rows where the tile's part of each source begins.
         """
         operation = self.operation
         if operation.combine is Combine.NONE:
             return {}
         _, pixels = self.region(tile)
-        word = self.pixel_rows(part.blocks)[0] * self.geometry[Buffer.ACTIVATIONS].ratio
+        ratio = self.geometry[Buffer.ACTIVATIONS].ratio
+        word = self.pixel_rows(part.blocks)[0] * ratio
         line = len(pixels) * word
         fields = {"combine": int(operation.combine), "size": self.patches - 1}
         fields |= {"outer": operation.window[0] - 1, "inner": operation.window[1] - 1}
-        if self.second is not None:
-            fields["words_inner"] = distance
+        if self.tail is not None:
+            fields |= {"size": 1, **self.tail.fields(tile, cols, starts[1] * ratio)}
+        elif self.second is not None:
+            fields["words_inner"] = (starts[1] - starts[0]) * ratio
         else:
             (step_y, step_x) = operation.window_step
             fields |= {
@@ -521,10 +567,14 @@ class Layer:
         tables = self.operation.tables
         assert tables is not None
         words = np.zeros((2, TABLE_ENTRIES), np.int64)
-        for number, source in enumerate(self.sources):
-            # Codes that are stored are the source's less its offset, of those that its tensor may have.
+        # Codes that are stored are the source's less its offset, of those that its tensor may have; what is
+        # computed is nowhere stored.
+        offsets = [source.offset for source in self.sources]
+        if self.tail is not None:
+            offsets[0] = 0
+        for number, offset in enumerate(offsets):
             format = self.operation.formats[number]
-            stored = np.arange(format.min, format.max + 1) - source.offset
+            stored = np.arange(format.min, format.max + 1) - offset
             # Looked up are all bits of what is requantised, and the codes that thresholds give.
             bits = self.result.storage.bits if self.quantiser == "thresholds" else self.config.result_bits
             words[number, stored & (1 << bits) - 1] = tables[number, : len(stored)]
@@ -571,7 +621,17 @@ class Layer:
         return terms
 
     def weight_bytes(self, groups: range, part: Part, down: bool = False) -> bytes:
-        """Weights as the scratchpad holds them: group by group, step by step, in the schedule's order."""
+        """Weights as the scratchpad holds them: group by group, step by step, in the schedule's order; behind
+        each group's those of its tail.
+        """
+        words = [self._group_weights(groups, part, down)]
+        if self.tail is not None:
+            words.append(self.tail._group_weights(groups, self.tail.part))
+        joined = np.concatenate(words, axis=1)
+        return _pack_words(joined.reshape(-1, self.config.weight_word_bits), self.geometry[Buffer.WEIGHTS])
+
+    def _group_weights(self, groups: range, part: Part, down: bool = False) -> NDArray[np.uint8]:
+        """Weight words of each group of columns: group, word, bit."""
         config, schedule = self.config, self.schedule
         unit, order = config.unit, schedule.stored_steps
         if self.chains:
@@ -589,15 +649,14 @@ class Layer:
         values = terms.reshape(len(groups), unit.outputs, config.cols, steps, schedule.elements)
         return self._packed_weights(values, steps)
 
-    def _packed_weights(self, values: NDArray[np.int64], steps: int) -> bytes:
-        """Weights as the scratchpad holds them, of groups, outputs, columns, steps and elements."""
+    def _packed_weights(self, values: NDArray[np.int64], steps: int) -> NDArray[np.uint8]:
+        """Weight words of groups, outputs, columns, steps and elements."""
         config, unit, schedule = self.config, self.config.unit, self.schedule
         assert values.shape[3] == steps
         words = unit.weight_bits(values, self.precision)  # group, output, column, step, word, bit
         ordered = np.stack([words[:, output, :, :, word] for output, word in schedule.weight_order], axis=1)
         # group, word, column, step, bit
-        ordered = ordered.transpose(0, 3, 1, 2, 4)
-        return _pack_words(ordered.reshape(-1, config.weight_word_bits), self.geometry[Buffer.WEIGHTS])
+        return ordered.transpose(0, 3, 1, 2, 4).reshape(len(values), -1, config.weight_word_bits)
 
     def bias(self) -> NDArray[np.int64]:
         """What has to be added to the engine's sums, times the scale of what is stored."""
@@ -608,26 +667,27 @@ class Layer:
         return bias
 
     def channel_bytes(self, groups: range) -> bytes:
-        """Quantisation parameters as the scratchpad holds them."""
+        """Quantisation parameters as the scratchpad holds them: of each group of columns, and of its tail."""
         config = self.config
-        parameters = self._levels() if self.quantiser == "thresholds" else self._factors()
         size = self.geometry[Buffer.CHANNELS].banks * config.bus_bytes
+        counts = self.quantiser == "thresholds"
+        parameters = [reader._levels() if counts else reader._factors() for reader in self.readers]
         words = []
-        for first in range(
-            groups.start * self.group_channels, groups.stop * self.group_channels, config.requantisers
-        ):
-            # Channels lie side by side, as many as there are requantisers, in as many words as each takes.
-            beside = parameters[first : first + config.requantisers]
-            for number in range(config.modes[self.mode].channel_words):
-                word = sum(each[number] << index * CHANNEL_BITS for index, each in enumerate(beside))
-                words.append(word.to_bytes(size, "little"))
+        for group, of_reader in product(groups, parameters):
+            channels = of_reader[group * self.group_channels :][: self.group_channels]
+            for first in range(0, self.group_channels, config.requantisers):
+                # They lie side by side, as many as there are requantisers, in as many words as each takes.
+                beside = channels[first : first + config.requantisers]
+                for number in range(config.modes[self.mode].channel_words):
+                    word = sum(each[number] << index * CHANNEL_BITS for index, each in enumerate(beside))
+                    words.append(word.to_bytes(size, "little"))
         return b"".join(words)
 
     def _factors(self) -> list[list[int]]:
         """The parameters of requantisation of each channel, a word."""
         quantiser, result = self.operation.quantiser, self.result
         assert isinstance(quantiser, Requantise)
-        if self.operation.combine is Combine.SUM:
+        if self.operation.combine is Combine.SUM and self.tail is None:
             # What is looked up are codes as they are stored.
             stored = self.source.storage.format
             as_it_is = encode_channel(
@@ -642,6 +702,8 @@ class Layer:
             return [[as_it_is]] * self.operation.channels
         # Only the sum of accumulator and bias has to fit 32 bits; the bias alone may wrap.
         bias = Int(32).decode(self.bias())
+        # What something is added to is looked up as it is.
+        offset = result.offset if self.tail is None else 0
         return [
             [
                 encode_channel(
@@ -649,9 +711,9 @@ class Layer:
                     multiplier=int(quantiser.multiplier[channel]),
                     shift=int(quantiser.shift[channel]),
                     rounding=quantiser.rounding,
-                    zero_point=self.operation.result_zero_point - result.offset,
-                    low=quantiser.low - result.offset,
-                    high=quantiser.high - result.offset,
+                    zero_point=self.operation.result_zero_point - offset,
+                    low=quantiser.low - offset,
+                    high=quantiser.high - offset,
                 )
             ]
             for channel in range(self.operation.channels)
@@ -709,6 +771,8 @@ class Layer:
                 and self.weight_rows(1, part) * min(len(division), 2) <= weights.rows
                 # Several rows' patches are brought one after the other.
                 and (words <= config.patch_depth or (config.rows == 1 and not self._replays))
+                # A tail is given back as a whole.
+                and (self.tail is None or self.tail.words(1) <= config.patch_depth)
             )
             if fits:
                 break
@@ -734,6 +798,10 @@ class Layer:
             apart = config.rows % self.patches != 0
             if words > config.patch_depth or not self.dense or apart or self.chains:
                 col_limit = 1
+            while self.tail is not None and col_limit > 1:
+                if self.patch_words(part, col_limit) <= config.patch_depth:
+                    break
+                col_limit -= 1
             if self.channel_words:
                 col_limit = min(col_limit, channels.rows // self.channel_words)
             if not col_limit:
@@ -817,9 +885,15 @@ class Layer:
         ]
 
     def beat_cycles(self, part: Part) -> tuple[int, int]:
-        """Cycles of a dot product's part on the array, and those that it waits for the results before it."""
+        """Cycles of a dot product's part on the array, with its tail, and those that it waits for the results
+        before it.
+        """
         drain = self.config.modes[self.mode].drain_cycles
-        return self.schedule.cycles(self.steps(part), drain)
+        busy, wait = self.schedule.cycles(self.steps(part), drain)
+        if self.tail is not None:
+            more = self.tail.beat_cycles(self.tail.part)
+            busy, wait = busy + more[0], wait + more[1]
+        return busy, wait
 
     def _group_cycles(self, cut: Cut, part: Part) -> float:
         """Cycles of a group of rows and one of columns, on average."""
@@ -838,7 +912,9 @@ class Layer:
         compute = fill = 0.0
         for part in division:
             compute += groups * self.col_groups * self._group_cycles(cut, part)
-            words: float = self.patch_words(part) if not self.chains else self.pixel_steps(part, cut.down)
+            words: float = self.patch_words(part, min(cut.col_groups, self.col_groups))
+            if self.chains:
+                words = self.pixel_steps(part, cut.down)
             if self.packed:
                 # A run lies across a word more than it has, often.
                 rows, columns = self.operation.kernel
@@ -868,6 +944,66 @@ class Layer:
             * ceil_div(self.col_groups, cut.col_groups)
             * len(self.divisions[cut.parts])
         )
+
+
+class Tail(Layer):
+    """What is added to a convolution's results before they are stored: an operand of a sum, pixel by pixel.
+
+    The feeder brings, behind a pixel's taps, the blocks of channels that the tile's groups of columns see.
+    Each group plays its own, or all of them where the channels of a group are no whole blocks.
+
+    Parameters
+    ----------
+    config, operation, source, result, precision, mode
+        As of a :class:`Layer`; the operation is the identity of one tensor, and makes all of the results.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        operation: Operation,
+        source: Placement,
+        result: Placement,
+        precision: Precision,
+        mode: int,
+    ):
+        super().__init__(config, operation, source, result, precision, mode)
+        each, rest = divmod(self.group_channels, self.schedule.stored_steps.size)
+        stored = source.stride * 8 // (self.schedule.activation_words * config.activation_word_bits)
+        # The last group must find as many blocks as the others.
+        self.apart = self.col_groups > 1 and rest == 0 and self.col_groups * each <= stored
+        """Whether groups of columns see blocks of their own."""
+        self.span_blocks = each if self.apart else self.source_blocks
+        self.spans = [group * each if self.apart else 0 for group in range(self.col_groups)]
+        self.dense = not self.apart
+        one = range(1)
+        self.part = Part(one, one, range(self.span_blocks))
+        """What a group of columns plays."""
+        self.whole = Part(one, one, range(self.source_blocks))
+        """A pixel."""
+        self.divisions = [[self.part]]
+
+    def seen(self, part: Part) -> Part:
+        """All of it: no part but the whole has a tail."""
+        return self.whole
+
+    def words(self, groups: int) -> int:
+        """Words that the feeder brings for a pixel of a tile of so many groups of columns."""
+        return (groups if self.apart else 1) * self.span_blocks * self.schedule.activation_words
+
+    def fields(self, tile: Tile, cols: range, start: int) -> dict[str, int]:
+        """Fields of the WINDOW of a tile and some groups of columns, without those that are taken modulo
+        anything; `start` is the word where the tile's part of the source begins.
+        """
+        geometry = self.geometry_fields(tile, self.whole)
+        return {
+            "own": int(self.apart),
+            "tail": self.words(len(cols)),
+            "tail_steps": self.steps(self.part),
+            "tail_base": start + self.first_word(tile, self.whole, cols.start),
+            "tail_inner": geometry["pixel_inner"],
+            "tail_outer": geometry["pixel_outer"],
+        }
 
 
 def spans(operation: Operation, group_channels: int, block: int) -> Sequence[int]:

@@ -3,8 +3,8 @@
 Everything that an engine computes is one operation: a convolution of any number of groups. A matrix product
 is one of a single tap; pooling and elementwise functions are convolutions with the identity, of one tap and
 one channel each, whose results are combined before they are stored. So hardware and mapper know one thing
-only. A max pool may also be part of the convolution in front of it (:mod:`.fusion`), whose results are
-combined then.
+only. A max pool or a sum may also be part of the convolution in front of it (:mod:`.fusion`), whose results
+are combined then.
 """
 
 from collections.abc import Mapping
@@ -98,6 +98,9 @@ class Operation:
         and the greatest code of the output; the formats of the sources' codes.
     pool
         Of a convolution whose results are pooled before they are stored, the name of the pool.
+    tail
+        Of a convolution to whose results those of another tensor are added before they are stored, the
+        identity of that tensor; `tables` and `formats` have the convolution's results first.
     zeros_behind
         Whether what fills up the source's last words is 0 as it is stored: the host writes it so, others may
         leave anything there.
@@ -134,6 +137,7 @@ class Operation:
     bounds: tuple[int, int] | None = None
     formats: tuple[Int, ...] = ()
     pool: str | None = None
+    tail: "Operation | None" = None
     zeros_behind: bool = False
 
     @property
@@ -208,9 +212,19 @@ class Operation:
         return height, width
 
     @property
-    def sources(self) -> tuple[str, ...]:
-        """The places that it reads."""
+    def operands(self) -> tuple[str, ...]:
+        """The places that it reads, but for that of its tail."""
         return (self.source,) if self.second is None else (self.source, self.second)
+
+    @property
+    def readers(self) -> tuple["Operation", ...]:
+        """Itself and its tail: each reads its operands in its own way."""
+        return (self,) if self.tail is None else (self, self.tail)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All the places that it reads."""
+        return tuple(source for reader in self.readers for source in reader.operands)
 
     def part(self, channels: slice, name: str) -> "Operation":
         """Some output channels of an operation of one group."""

@@ -45,10 +45,10 @@ from bitwright.sim.graph import (
 )
 
 from .averages import in_two
-from .fusion import alone, fusible, overlaps
+from .fusion import addable, alone, fusible, overlaps, with_sums
 from .host_part import HostPart
 from .joins import apart, unaligned
-from .layer import Cut, Layer, Part, Tile, packs
+from .layer import Cut, Layer, Part, Tail, Tile, packs
 from .lowering import Operation, lower
 from .places import View, views
 from .precision import affine_of, choose_precisions, mode_of, parts
@@ -161,7 +161,11 @@ class _Mapper:
             work = work[:most_tiles]
         needs = [
             {
-                **({Buffer.ACTIVATIONS: self._activations(layer, tile, part)} if layer.loaded else {}),
+                **(
+                    {Buffer.ACTIVATIONS: self._activations(layer, tile, part)}
+                    if any(reader.loaded for reader in layer.readers)
+                    else {}
+                ),
                 **({Buffer.CHANNELS: parameters(cols)} if layer.channel_words else {}),
                 **({Buffer.TABLES: tables()} if layer.operation.tables is not None else {}),
                 Buffer.WEIGHTS: weights(cols, part),
@@ -169,7 +173,7 @@ class _Mapper:
             for tile, cols, part in work
         ]
         # Activations that another layer makes are there last; ask for everything else before.
-        late = any(source.address in self.stores for source in layer.loaded)
+        late = any(source.address in self.stores for reader in layer.readers for source in reader.loaded)
         others = (Buffer.CHANNELS, Buffer.TABLES, Buffer.WEIGHTS)
         for number, (tile, cols, part) in enumerate(work):
             window = range(number, min(number + _LOOKAHEAD, len(work)))
@@ -188,27 +192,25 @@ class _Mapper:
 
     def _activations(self, layer: Layer, tile: Tile, part: Part) -> Need:
         """The part of what is loaded, or of both sources one behind the other, that a tile sees."""
-        rows, compact = layer.pixel_rows(part.blocks)
-        lines, pixels = layer.region(tile)
-        places = tuple(source.address for source in layer.loaded)
-        key = (places, lines, pixels, rows, part.blocks if compact else None)
-        size = len(lines) * len(pixels) * rows
+        maps: list[tuple[Placement, Layer, int, range, range, Part | None]] = []
+        key: list[object] = []
+        total = 0
+        for reader in layer.readers:
+            seen = reader.seen(part)
+            rows, compact = reader.pixel_rows(seen.blocks)
+            lines, pixels = reader.region(tile)
+            for source in reader.loaded:
+                key.append((source.address, lines, pixels, rows, seen.blocks if compact else None))
+                maps.append((source, reader, total, lines, pixels, seen if compact else None))
+                total += len(lines) * len(pixels) * rows
 
         def load(region: Region, after: set[int]) -> set[int]:
             loads = set()
-            for number, source in enumerate(layer.loaded):
-                loads |= self._load_map(
-                    source,
-                    layer,
-                    region.start + number * size,
-                    after,
-                    lines,
-                    pixels,
-                    part if compact else None,
-                )
+            for source, reader, offset, lines, pixels, compact in maps:
+                loads |= self._load_map(source, reader, region.start + offset, after, lines, pixels, compact)
             return loads
 
-        return key, size * len(places), load
+        return tuple(key), total, load
 
     def _load_map(
         self,
@@ -351,7 +353,7 @@ class _Mapper:
             channels = region.start + (cols.start * layer.channel_words if all_channels else 0)
         self._set(Opcode.GEOMETRY, layer.geometry_fields(tile, part, cut.down))
         ratio = layer.geometry[Buffer.ACTIVATIONS].ratio
-        self._set(Opcode.WINDOW, layer.window_fields(tile, part, (starts[-1] - starts[0]) * ratio))
+        self._set(Opcode.WINDOW, layer.window_fields(tile, part, cols, starts))
         first_word = starts[0] * ratio + layer.first_word(tile, part, cols.start)
         division = layer.divisions[cut.parts]
         drain = part == division[-1]
@@ -413,23 +415,24 @@ class _Mapper:
         """Scratchpad rows where a tile's part of each source begins; of those that are on chip, the regions
         and the instructions that have written what it sees.
         """
-        lines, pixels = layer.region(tile)
-        size = len(lines) * len(pixels) * layer.pixel_rows(part.blocks)[0]
         starts, read = [], []
         written: set[int] = set()
         loaded = 0
-        for source in layer.sources:
-            kept = layer.residence.sources.get(source.address)
-            if kept is None:
-                assert region is not None
-                starts.append(region.start + loaded * size)
-                loaded += 1
-                continue
-            starts.append(kept.start + lines.start * layer.map_width * layer.pitch)
-            found = self.rings[Buffer.ACTIVATIONS].find(kept)
-            assert found is not None
-            read.append(found)
-            written |= self._stores(source, lines.start * layer.map_width, lines.stop * layer.map_width)
+        for reader in layer.readers:
+            blocks = reader.seen(part).blocks
+            lines, pixels = reader.region(tile)
+            for source in reader.operands:
+                kept = layer.residence.sources.get(source.address)
+                if kept is None:
+                    assert region is not None
+                    starts.append(region.start + loaded)
+                    loaded += len(lines) * len(pixels) * reader.pixel_rows(blocks)[0]
+                    continue
+                starts.append(kept.start + lines.start * reader.map_width * reader.pitch)
+                found = self.rings[Buffer.ACTIVATIONS].find(kept)
+                assert found is not None
+                read.append(found)
+                written |= self._stores(source, lines.start * reader.map_width, lines.stop * reader.map_width)
         return starts, read, written
 
     def _forwarding(self, kept: Kept, block: Mapping[str, int], *, stored: bool) -> dict[str, int]:
@@ -540,10 +543,10 @@ def _place(
             height, width = operation.map
             line = width * operation.input_channels
             ask(operation.source, height, line, line)
-        for source in operation.sources:
-            if found[source].leader in lines:
-                continue
-            ask(source, prod(operation.map), operation.input_channels, operation.input_channels)
+        for reader in operation.readers:
+            for source in reader.operands:
+                if found[source].leader not in lines:
+                    ask(source, prod(reader.map), reader.input_channels, reader.input_channels)
         whole = found[operation.output].place
         ask(operation.output, prod(whole[:3]), whole[3], channels)
     for view in found.values():
@@ -626,11 +629,14 @@ class _Prepared:
         """An operation where its tensors lie."""
         config, placements = self.config, self.placements
         result = placements[operation.output]
-        sources = [_source(placements[source], operation) for source in operation.sources]
+        sources = [_source(placements[source], operation) for source in operation.operands]
         mode = mode_of(operation, config, result.storage)
         second = sources[1] if operation.second is not None else None
         precision = self.precisions[operation.name]
-        return Layer(config, operation, sources[0], result, precision, mode, second=second)
+        tail = None
+        if (other := operation.tail) is not None:
+            tail = Tail(config, other, _source(placements[other.source], other), result, precision, mode)
+        return Layer(config, operation, sources[0], result, precision, mode, second=second, tail=tail)
 
     def estimate(self, names: Collection[str]) -> float:
         """Cycles of some operations, roughly; infinite where one does not fit."""
@@ -645,7 +651,42 @@ class _Prepared:
         return total
 
 
-def _prepared(graph: Graph, config: EngineConfig) -> _Prepared:
+def _prepared(graph: Graph, config: EngineConfig, *, sums: bool) -> _Prepared:
+    """Chooses which max pools and, if asked to, which sums the convolutions in front of them do.
+
+    A sum is where that is quicker, as estimated. Of two convolutions in front of it, the last one that can
+    does it. Both operands are stored as what the convolution reads is, for which nothing may have to run at
+    another precision.
+    """
+    prepared = _with_pools(graph, config)
+    read = _read_by_host(graph)
+    found = addable(config, prepared.operations, prepared.views, read) if sums else {}
+    chosen: dict[str, str] = {}
+    for name, makers in found.items():
+        for maker in makers:
+            if maker in chosen.values():
+                continue
+            try:
+                together = _with_sums(prepared, chosen | {name: maker})
+            except NetworkError:
+                continue
+            same = all(prepared.precisions[each] == own for each, own in together.precisions.items())
+            if same and together.estimate({maker}) < prepared.estimate({maker, name}):
+                chosen[name] = maker
+                break
+    return _with_sums(prepared, chosen) if chosen else prepared
+
+
+def _with_sums(prepared: _Prepared, chosen: Mapping[str, str]) -> _Prepared:
+    operations = with_sums(prepared.operations, prepared.views, chosen)
+    # What something is added to at once is nowhere in memory.
+    named = {operation.name: operation for operation in prepared.operations}
+    gone = {prepared.views[named[maker].output].leader for maker in chosen.values()}
+    there = {name: view for name, view in prepared.views.items() if view.leader not in gone}
+    return _placed(prepared.graph, prepared.config, operations, there)
+
+
+def _with_pools(graph: Graph, config: EngineConfig) -> _Prepared:
     """Chooses which max pools the convolutions in front of them do: the rest are passes of their own.
 
     Where windows do not overlap, that mostly saves a pass, and the quicker of the two is taken. It is the
@@ -689,10 +730,16 @@ def _prepared_with(
     operations = lower(graph, found, fused, requantises="requantise" in config.quantisers)
     for operation in operations:
         _check_length(operation, config)
-    precisions, storages = choose_precisions(graph, config, operations, there)
+    return _placed(graph, config, operations, there)
+
+
+def _placed(
+    graph: Graph, config: EngineConfig, operations: Sequence[Operation], views: Mapping[str, View]
+) -> _Prepared:
+    precisions, storages = choose_precisions(graph, config, operations, views)
     image = Image(config)
-    placements = _place(graph, config, image, operations, there, storages)
-    return _Prepared(graph, config, image, operations, there, precisions, storages, placements)
+    placements = _place(graph, config, image, operations, views, storages)
+    return _Prepared(graph, config, image, operations, views, precisions, storages, placements)
 
 
 def compile_graph(
@@ -700,6 +747,7 @@ def compile_graph(
     config: EngineConfig,
     *,
     tensors: Literal["all", "needed"] = "all",
+    fuse_sums: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Program:
     """Instructions and memory image of a network for an engine.
@@ -713,6 +761,9 @@ def compile_graph(
     tensors
         Which tensors the engine leaves in memory, where they can be compared: `all`, or those that are
         `needed` there because the host or a layer reads them from it.
+    fuse_sums
+        Whether a sum of two tensors may be part of the convolution in front of it. Then what that convolution
+        makes by itself is nowhere in memory.
     progress
         Called with the name of each layer as it is mapped.
 
@@ -722,9 +773,29 @@ def compile_graph(
         The engine cannot run the network; the message names the node or tensor.
     """
     _check_support(graph)
-    prepared = _prepared(in_two(graph), config)
+    halved = in_two(graph)
+    try:
+        return _compiled(graph, halved, config, tensors, progress, sums=fuse_sums)
+    except NetworkError:
+        if not config.tails or not fuse_sums:
+            raise
+    # A sum by itself may find more room.
+    return _compiled(graph, halved, config, tensors, progress, sums=False)
+
+
+def _compiled(
+    graph: Graph,
+    halved: Graph,
+    config: EngineConfig,
+    tensors: Literal["all", "needed"],
+    progress: Callable[[str], None] | None,
+    *,
+    sums: bool,
+) -> Program:
+    """A network, of whose averages some are made in two, with sums that convolutions do or without."""
+    prepared = _prepared(halved, config, sums=sums)
     while units := prepared.unaligned():
-        prepared = _prepared(apart(prepared.graph, units), config)
+        prepared = _prepared(apart(prepared.graph, units), config, sums=sums)
     image, placements = prepared.image, prepared.placements
     mapper = _Mapper(config, image)
     plans: list[tuple[str, int, int, str, str]] = []
@@ -750,7 +821,12 @@ def compile_graph(
             cut = _best_cut(layer)
             mapper.layer(layer, cut)
             used.append(str(layer.precision))
-            tilings.append(str(cut) + (f", pooled by '{operation.pool}'" if operation.pool else ""))
+            tiling = str(cut)
+            if operation.pool is not None:
+                tiling += f", pooled by '{operation.pool}'"
+            if operation.tail is not None:
+                tiling += f", added to by '{operation.tail.name}'"
+            tilings.append(tiling)
         plans.append(
             (operation.name, operation.macs, mapper.snapshot(), " + ".join(used), " | ".join(tilings))
         )

@@ -197,6 +197,8 @@ def parts(layer: Layer) -> list[tuple[Operation, Precision, int]]:
 def _unfit(operation: Operation, config: EngineConfig, precision: Precision) -> tuple[str, str] | None:
     """Why a layer's weights cannot have a precision, and what to do about it."""
     format = precision.weight
+    if operation.tail is not None and not format.contains(np.array([0, 1])):
+        return f"{format} weights have no 0 and 1 to add another tensor", "choose a wider precision"
     if not format.contains(operation.weights):
         return (
             f"weights {operation.weights.min()}..{operation.weights.max()} do not fit {format}",

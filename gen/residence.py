@@ -94,17 +94,22 @@ def _tensor(layers: Sequence[Layer], index: int) -> _Tensor | None:
     for number, reader in enumerate(layers):
         if all(source.address != address for source in reader.sources):
             continue
-        if number > index and _reads_whole(reader, rows):
+        if number > index and _reads_whole(reader, address, rows):
             able.append(number)
         else:
             others = True
     return _Tensor(address, rows, able, others) if index + 1 in able else None
 
 
-def _reads_whole(layer: Layer, rows: int) -> bool:
-    """Whether a layer can read an operand of so many rows as it lies in memory."""
-    strides = {source.stride for source in layer.sources}
-    return not layer.packed and len(strides) == 1 and layer.source_rows() == rows
+def _reads_whole(layer: Layer, address: int, rows: int) -> bool:
+    """Whether a layer can read an operand at an address, of so many rows, as it lies in memory."""
+    for reader in layer.readers:
+        strides = {source.stride for source in reader.operands}
+        if any(source.address == address for source in reader.operands) and (
+            reader.packed or len(strides) > 1 or reader.source_rows() != rows
+        ):
+            return False
+    return True
 
 
 class _Planner:
@@ -145,12 +150,13 @@ class _Planner:
 
     def _wanted(self, index: int, on_chip: dict[int, Kept]) -> int:
         """Rows that a layer should have for operands that are loaded."""
-        layer = self.layers[index]
-        loaded = [source for source in layer.sources if source.address not in on_chip]
-        if not loaded:
-            return 0
-        least = max(2 * layer.line_rows(), self.capacity // 4)
-        return min(len(loaded) * layer.source_rows(), len(loaded) * least)
+        wanted = 0
+        for reader in self.layers[index].readers:
+            loaded = [source for source in reader.operands if source.address not in on_chip]
+            if loaded:
+                least = max(2 * reader.line_rows(), self.capacity // 4)
+                wanted += min(len(loaded) * reader.source_rows(), len(loaded) * least)
+        return wanted
 
     def _gap(self, *more: Kept) -> tuple[int, int]:
         """The most rows that nothing is kept in."""

@@ -367,6 +367,11 @@ class EngineConfig:
             return ()
         return self.combine
 
+    @property
+    def tails(self) -> bool:
+        """Whether a convolution's patches may have a tail: the other operand of a sum."""
+        return "sum" in self.combined
+
     @cached_property
     def result_bits(self) -> int:
         """Width of a result that is no accumulator, before it is stored."""

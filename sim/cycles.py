@@ -137,6 +137,7 @@ def _follow(
     tail = 2 + config.unit.latency + requantiser + (5 if "sum" in config.combined else 2) + 4
 
     geometry = Instruction(Opcode.GEOMETRY, {})
+    window = Instruction(Opcode.WINDOW, {})
     fed = 0  # the feeder is done with what it was given
     played = 0  # the array has played what it was given
     draining = 0  # cycles that the results of the last COMPUTE take to leave the array
@@ -187,6 +188,8 @@ def _follow(
         elif instruction.opcode in (Opcode.GEOMETRY, Opcode.WINDOW):
             if instruction.opcode is Opcode.GEOMETRY:
                 geometry = instruction
+            else:
+                window = instruction
             # Its words come in when the feeder is done, and the COMPUTE before it has gone.
             start = max(fetched, fed + beats, taken + beats)
             left = end = unit_free[unit] = start
@@ -199,11 +202,16 @@ def _follow(
             dots = instruction["row_groups"] * instruction["col_groups"]
             # As many beats as the unit declares, unless results leave more slowly.
             busy, wait = schedule.cycles(instruction["steps"], drained)
+            if window["tail"]:
+                # What is added waits for the results in front of it, and those behind it wait for it.
+                more, within = schedule.cycles(window["tail_steps"], drained)
+                busy += more + within
             busy = dots * busy + (dots - 1) * wait
             lines = -(-instruction["row_groups"] // max(1, geometry["pixels_inner"]))
             busy += lines * instruction["lead"]
             patches = instruction["row_groups"] * config.rows
             words, feeding = _feeding(config, instruction, geometry, patches)
+            words, feeding = words + patches * window["tail"], feeding + patches * window["tail"]
             # The first beat needs a word of the last row.
             first = start + _FEED + feeding * (config.rows - 1) // patches
             left = taken = begin = max(played + 1, start + 2)

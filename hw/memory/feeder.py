@@ -31,6 +31,8 @@ class Feeder(wiring.Component):
                         for w in range(words):
                             patch[row] <- scratchpad[patch + i*tap_inner + o*tap_outer + w]
                                           if 0 <= position_inner < limit_inner and the same outside, else pad
+                for w in range(tail):
+                    patch[row] <- scratchpad[tail_base + inner*tail_inner + outer*tail_outer + w]
 
         position_inner = start_inner + inner * stride_inner + p * step_inner + i * dilation_inner
         position_outer = start_outer + outer * stride_outer + q * step_outer + o * dilation_outer
@@ -40,7 +42,9 @@ class Feeder(wiring.Component):
     of height and width is the inner dimension is for the compiler to say. Where results of several patches
     are combined, these are the window of a pixel, (p, q), outer dimension first to move. In a chain, of all
     but the first pixel of a line only the last `taps_more` inner taps are brought; it shares the others with
-    the one before. Where a line's elements follow each other without gaps, taps are packed, see below.
+    the one before. Where a line's elements follow each other without gaps, taps are packed, see below. The
+    tail is another tensor's pixel, as it is: one tap more, which is never outside. A chain has none, nor what
+    is packed, nor a pixel of several patches.
 
     ::
 
@@ -71,7 +75,7 @@ class Feeder(wiring.Component):
     read_enable, read_address, read_data : read port of the activation scratchpad
     write_enable : for each array row; with write_address and write_data
     filled : word up to which all patch buffers have been written, modulo twice ``patch_depth``
-    release : that many words have been played for the last time
+    release : that many words have been played for the last time; up to a patch buffer's where there are tails
     """
 
     def __init__(self, config: EngineConfig):
@@ -99,9 +103,15 @@ class Feeder(wiring.Component):
                 "write_address": Out(range(config.patch_depth)),
                 "write_data": Out(config.activation_word_bits),
                 "filled": Out(self.pointer_bits),
-                "release": In(range(max(schedule.activation_words for schedule in config.schedules) + 1)),
+                "release": In(self.most_released(config)),
             }
         )
+
+    @staticmethod
+    def most_released(config: EngineConfig) -> range:
+        """How many words may be given back at a time: those of a step, or a whole tail."""
+        most = max(schedule.activation_words for schedule in config.schedules)
+        return range(max(most, config.patch_depth if config.tails else 0) + 1)
 
     @staticmethod
     def patch_geometry(config: EngineConfig) -> Geometry:
@@ -137,7 +147,7 @@ class Feeder(wiring.Component):
         word_last = Signal()
         outer_tap = Signal.like(g.taps_outer)
         outer_tap_last: Value = Signal() if config.convolution else Const(1)
-        inner_tap = Signal.like(g.taps_inner)
+        inner_tap = Signal(len(g.taps_inner) + config.tails)
         inner_tap_last: Value = Signal() if config.convolution else Const(1)
         pixel = Signal.like(g.pixels_inner)
         pixel_last: Value = Signal() if config.convolution else Const(0)
@@ -149,6 +159,10 @@ class Feeder(wiring.Component):
             inner_last = Signal()
             outer_last = Signal()
         window_last = inner_last & outer_last if config.combined else Const(1)
+        if config.tails:
+            # The tail follows the inner tap's column; it counts as an inner tap, too.
+            tail_next = Signal()
+            tailed = self.window.tail != 0
         row = Signal(range(config.rows))
         row_last = row == config.rows - 1 if config.rows > 1 else Const(1)
         group = Signal.like(self.row_groups)
@@ -196,6 +210,15 @@ class Feeder(wiring.Component):
         def step(counter: Signal, last: Value) -> list[object]:
             return [] if isinstance(last, Const) else [counter.eq(counter - 1), last.eq(counter == 2)]
 
+        def load_inner_tap(count: Value) -> list[object]:
+            if not config.tails:
+                return load(inner_tap, inner_tap_last, count)
+            return [
+                inner_tap.eq(count + tailed),
+                inner_tap_last.eq((count == 1) & ~tailed),
+                tail_next.eq((count == 1) & tailed),
+            ]
+
         chain: Value = Const(0)
         taps_inner: Value = g.taps_inner
         if config.chained:
@@ -215,8 +238,12 @@ class Feeder(wiring.Component):
             m.d.sync += [load(word, word_last, g.words), step(outer_tap, outer_tap_last)]
         with m.If(go & column_last):
             m.d.sync += [load(outer_tap, outer_tap_last, g.taps_outer), step(inner_tap, inner_tap_last)]
+            if config.tails:
+                m.d.sync += tail_next.eq(tailed & (inner_tap == 3))
+                with m.If(tail_next):
+                    m.d.sync += [load(word, word_last, self.window.tail), outer_tap_last.eq(1)]
         with m.If(go & patch_last):
-            m.d.sync += load(inner_tap, inner_tap_last, taps_inner)
+            m.d.sync += load_inner_tap(taps_inner)
             if config.rows > 1:
                 m.d.sync += row.eq(Mux(row_last, 0, row + 1))
         with m.If(go & (patch_last & row_last)):
@@ -244,7 +271,7 @@ class Feeder(wiring.Component):
                 precision.eq(self.precision),
                 load(word, word_last, g.words),
                 load(outer_tap, outer_tap_last, g.taps_outer),
-                load(inner_tap, inner_tap_last, g.taps_inner),
+                load_inner_tap(g.taps_inner),
                 load(pixel, pixel_last, g.pixels_inner),
                 load(group, group_last, self.row_groups),
             ]
@@ -267,7 +294,11 @@ class Feeder(wiring.Component):
         chained = window_last & ~pixel_last & chain
         goes_on = go & ~word_last
         to_tap = go & (word_last & ~outer_tap_last)
-        to_column = go & (column_last & (~inner_tap_last | chained))  # of taps
+        more_columns = ~inner_tap_last | chained
+        to_column = go & (column_last & more_columns)  # of taps
+        if config.tails:
+            to_column = go & (column_last & more_columns & ~tail_next)
+            to_tail = go & (column_last & tail_next)
         to_patch = go & (patch_last & ~outer_last)  # of a window
         to_patches = go & (patch_last & outer_last & ~inner_last)  # its next column
         to_pixel = go & (pixel_ends & ~pixel_last & ~chain)
@@ -333,6 +364,18 @@ class Feeder(wiring.Component):
         move(at_inner_tap, start | go & column_last, *moves)
         moves.append((to_tap, at_outer_tap + g.tap_outer))
         move(at_outer_tap, start | go & word_last, *moves)
+        if config.tails:
+            at_tail = Signal(self.address_bits)
+            at_tail_line = Signal(self.address_bits)
+            tail_moves = [
+                (start, self.window.tail_base),
+                (to_line, at_tail_line + self.window.tail_outer),
+                (to_pixel, at_tail + self.window.tail_inner),
+            ]
+            move(at_tail_line, begins_line, *tail_moves[:2])
+            move(at_tail, begins_pixel, *tail_moves)
+            # Of the positions none moves there: both become 0, which is inside.
+            moves.append((to_tail, at_tail))
         move(address, start | go, *moves, (goes_on, address + 1))
         to_first: Value = to_patch  # tap along the inner dimension
         x_event = start | go & column_last

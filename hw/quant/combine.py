@@ -168,7 +168,8 @@ class Combiner(wiring.Component):
     of one operand, of two a sum of operands with scales of their own.
 
     Results of a window follow each other. What is held in between is one value per word of columns and lane,
-    and of units of several outputs, whose results take turns, of each output.
+    and of units of several outputs, whose results take turns, of each output; where rows may have windows of
+    their own, of each row.
 
     ::
 
@@ -190,7 +191,8 @@ class Combiner(wiring.Component):
     values, valid : results of one element, and that there is one
     result : mode, by its place among the configuration's
     first : the element is in the first row of its window
-    entry : word of columns, by its place in a row, and above its :attr:`words_bits` which of a unit's outputs
+    entry : word of columns, by its place in a row, above its :attr:`words_bits` which of a unit's outputs,
+        and above that the row, of those that have windows of their own
     combine : what is made of them, see :class:`~bitwright.hw.sched.isa.Combine`; one the engine lacks is none
     half_even : how the element :data:`ROUNDING` cycles ago is rounded
     low, high : bounds of the element :data:`BOUNDS` cycles ago, as they are stored
@@ -221,7 +223,9 @@ class Combiner(wiring.Component):
         """Width of a word's place in a row."""
         outputs = config.unit.outputs
         self.entries = outputs << self.words_bits if outputs > 1 else config.channel_words_per_drain
-        """Values that are held: one for each word of a row, of each output of the units."""
+        if config.tails and config.rows > 1:
+            self.entries = config.rows << self.words_bits + (outputs - 1).bit_length()
+        """Values that are held: one for each word of a row, of each output of the units, and of each row."""
         lanes = data.ArrayLayout(config.result_bits, config.requantisers)
         self.tables = geometries(config).get(Buffer.TABLES)
         ports: dict[str, Any] = {

@@ -31,7 +31,8 @@ class DrainJob(data.StructLayout):
     (:class:`~bitwright.hw.sched.isa.Combine`), ``position`` the place in its window of the job's first row
     of units, ``window`` rows of units of a window, less 1, and where units have several outputs ``part``,
     which of these it is. Where it adds them up: ``low``, ``high`` bounds of the result, as stored,
-    ``half_even`` that it is rounded half to even.
+    ``half_even`` that it is rounded half to even, and where there are several rows ``own``, that each has a
+    window of its own: all of the job's have the place ``position``.
     """
 
     def __init__(self, config: EngineConfig):
@@ -51,6 +52,7 @@ class DrainJob(data.StructLayout):
                 **({"combine": 2, "position": 8, "window": 8} if config.combined else {}),
                 **({"part": (parts - 1).bit_length()} if config.combined and parts > 1 else {}),
                 **({"low": 8, "high": 8, "half_even": 1} if "sum" in config.combined else {}),
+                **({"own": 1} if config.tails and config.rows > 1 else {}),
             }
         )
 
@@ -73,7 +75,8 @@ class QuantPipeline(wiring.Component):
     Rows of units that belong to a window follow each other, in one job or in several; what the
     :class:`~bitwright.hw.quant.combine.Combiner` makes of them is written with the last. Row r of a job has
     the place (``position`` + r) modulo the window, and ``output`` moves on by ``row`` behind the last of a
-    window. Of rows that nothing is made of, the last of the window is written.
+    window. Of rows that nothing is made of, the last of the window is written. Where rows have windows of
+    their own (``own``), those of the place ``window`` are written, and ``output`` moves on with each.
 
     Parameters
     ----------
@@ -170,6 +173,7 @@ class QuantPipeline(wiring.Component):
             window_first = place_in_window == 0
             window_last = place_in_window == working.window
         next_row = Mux(window_last, row_start + working.row, row_start)
+        owns = "own" in job_bits.members
 
         # Requantisation begins with the first phase of an element, thresholds are counted with the last, and
         # accumulators are stored in each.
@@ -208,7 +212,10 @@ class QuantPipeline(wiring.Component):
                             granule.eq(next_row),
                         ]
                     if config.combined:
-                        m.d.sync += place_in_window.eq(Mux(window_last, 0, place_in_window + 1))
+                        next_place = Mux(window_last, 0, place_in_window + 1)
+                        if owns:
+                            next_place = Mux(working.own, place_in_window, next_place)
+                        m.d.sync += place_in_window.eq(next_place)
                 with m.If(element_end):
                     m.d.sync += [busy.eq(0), row.eq(0), column.eq(0)]
         with m.If(self.job_valid):
@@ -351,6 +358,8 @@ class QuantPipeline(wiring.Component):
         entry = column[: combiner.words_bits]
         if config.unit.outputs > 1:
             entry = Cat(entry, working.part)
+        if owns:
+            entry = Cat(entry, row & working.own.replicate(len(row)))
         m.d.comb += [
             element.last.eq(window_last),
             packer.valid.eq(elements[write] & (written.last | written.empty)),

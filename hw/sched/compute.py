@@ -9,6 +9,7 @@ from amaranth.lib.wiring import In, Out
 from ..config import EngineConfig
 from ..delay import delay, held_delay, pulses
 from ..emission import never_elaborated
+from ..memory.feeder import Feeder
 from ..memory.scratchpad import Scratchpad
 from ..pe.contract import Order
 from ..quant.packer import chosen
@@ -31,10 +32,17 @@ class ComputeUnit(wiring.Component):
                          weights[group + step * W + weight_index[b]], control[b])
                     where an output's last beat is: capture, results to output + m*output_group + ...
                 group += steps * W
+                for step, b in schedule of tail_steps:   # where the patch has a tail, one of a sum: the same
+                    beat(patch[tail + ...], weights[group + ...], control[b])
+                    where an output's last beat is: capture, to the same places
+                group += tail_steps * W
 
     The :class:`~bitwright.hw.memory.feeder.Feeder` brings the patches, ahead of the beats and also of the
     next instruction: it begins with one when its tokens are there and the one before it has been brought. A
-    beat waits until the words of its step are there. What is played for the last time is given back.
+    beat waits until the words of its step are there. What is played for the last time is given back; a tail
+    as a whole, when the last group of columns has played it. Each group of columns plays the same steps of
+    it, or steps of its own, that follow those of the group before. The parameters of its results lie behind
+    those of the patch's, and so do those of the next group.
 
     What the beats of a step are, their control, their order, the A words that S steps share, the W words of
     a step, and the indices, is the unit's own (:class:`~bitwright.hw.config.Schedule`), a table for each
@@ -100,7 +108,7 @@ class ComputeUnit(wiring.Component):
             "feed": Out(1),
             "feeder_busy": In(1),
             "filled": In(self.pointer_bits),
-            "release": Out(range(max(schedule.activation_words for schedule in config.schedules) + 1)),
+            "release": Out(Feeder.most_released(config)),
             "activation_address": Out(self.pointer_bits - 1),
             "weight_address": Out(self.weight_address_bits),
             "read_enable": Out(1),
@@ -147,6 +155,14 @@ class ComputeUnit(wiring.Component):
         k_last = Signal()
         n_last = Signal()
         row_last = Signal()
+        if config.combined:
+            window = Signal.like(self.window, name="playing_window")
+        if config.tails:
+            n_first = Signal()
+            tailed = Signal()  # the instruction's patches have tails
+            tail_next = Signal()  # what is played is followed by one
+            tail_is_one = Signal()
+            tail_at = Signal(self.pointer_bits)  # where the one begins that a group of columns plays
         activation = Signal(self.pointer_bits)
         patch = Signal(self.pointer_bits)
         weight = Signal(self.weight_address_bits)
@@ -231,7 +247,9 @@ class ComputeUnit(wiring.Component):
         step_last = step == of_precision([count - 1 for count in shared])
         beats_outside = config.unit.order is Order.BEATS_OUTSIDE
         step_end = Const(1) if beats_outside else beat_last
-        group_last = k_last & beat_last
+        group_last = beats_end = k_last & beat_last  # of the patch, or of its tail
+        if config.tails:
+            group_last = beats_end & ~tail_next
         last = Signal()  # of a dot product
         issue = Signal()
         hand_over = Signal()
@@ -250,21 +268,31 @@ class ComputeUnit(wiring.Component):
         next_activation = (activation + activation_words)[: self.pointer_bits]
         # Words are over when the last group of columns has played them, in its last beat.
         over = issue & step_end & step_last & n_last & (beat_last if beats_outside else 1)
-        m.d.comb += self.release.eq(Mux(over, activation_words, 0))
+        released = Mux(over, activation_words, 0)
         # Words that are played again are there.
         again = k_last & ~(group_last & n_last)
+        if config.tails:
+            in_tail = tailed & ~tail_next
+            whole = issue & group_last & n_last & tailed
+            released = Mux(over & ~in_tail, activation_words, Mux(whole, window.tail, 0))
+            again = k_last & ~(beats_end & tail_next) & ~(group_last & n_last)
+        m.d.comb += self.release.eq(released)
+        brought: Value = next_activation != self.filled
+        if config.tails:
+            brought = Mux(beats_end & tail_next & ~n_first, tail_at != self.filled, brought)
         with m.If(issue & step_end & step_last):
-            m.d.sync += there.eq(again | (next_activation != self.filled))
+            m.d.sync += there.eq(again | brought)
         with m.Else():
             m.d.sync += there.eq(activation != self.filled)
         next_output_row = output_row + instruction.output_group
         window_end: Value = Const(1)
         if config.combined:
             # A group's rows are parts of a window, of two, or so many whole ones as `output_group` is for.
-            window = Signal.like(self.window, name="playing_window")
             position = Signal(8)
             next_position = position + config.rows
             window_end = next_position > window.size
+            if config.tails:
+                window_end |= tailed  # each row's in one group
             with m.If(issue & group_last & n_last):
                 m.d.sync += position.eq(next_position)
                 with m.If(window_end):
@@ -274,8 +302,10 @@ class ComputeUnit(wiring.Component):
             with m.If(start):
                 m.d.sync += [window.eq(self.window), position.eq(0)]
         next_weight = weight + weight_words
+        # Nothing is written of what a tail is added to.
+        writes = hand_over & ~tail_next if config.tails else hand_over
         next_output = self._next_output(
-            m, instruction, upcoming, output, hand_over, start, issue & group_last & n_last
+            m, instruction, upcoming, output, writes, start, issue & group_last & n_last
         )
         # Of a chain, the first pixel of a line has more steps, whose weights come first.
         steps: Value = instruction.steps
@@ -335,10 +365,27 @@ class ComputeUnit(wiring.Component):
                         m.d.sync += weight_group.eq(next_weight)
                     with m.Else():
                         m.d.sync += weight.eq(weight_group)
+                    if config.tails:
+                        # The tail, or its steps once more.
+                        with m.If(tailed & (beats_end == tail_next)):
+                            m.d.sync += [
+                                k.eq(window.tail_steps),
+                                k_last.eq(tail_is_one),
+                                activation.eq(Mux(tail_next & n_first, next_activation, tail_at)),
+                            ]
+                        with m.If(beats_end):
+                            m.d.sync += tail_next.eq(in_tail)
+                            with m.If(Mux(tail_next, n_first, window.own)):
+                                m.d.sync += tail_at.eq(next_activation)
             with m.If(last):
                 m.d.sync += [channel.eq(channel + channel_words), output.eq(next_output)]
+                if config.tails:
+                    with m.If(tail_next):
+                        m.d.sync += output.eq(output)
             with m.If(group_last):
                 m.d.sync += [n.eq(n - 1), n_last.eq(n == 2)]
+                if config.tails:
+                    m.d.sync += n_first.eq(n_last)
                 with m.If(n_last):
                     m.d.sync += [
                         n.eq(instruction.col_groups),
@@ -371,6 +418,14 @@ class ComputeUnit(wiring.Component):
                 output.eq(upcoming.output),
                 output_row.eq(upcoming.output),
             ]
+            if config.tails:
+                tails = self.window.tail != 0
+                m.d.sync += [
+                    n_first.eq(1),
+                    tailed.eq(tails),
+                    tail_next.eq(tails),
+                    tail_is_one.eq(self.window.tail_steps == 1),
+                ]
         with m.If(finish):
             m.d.sync += running.eq(0)
 
@@ -407,6 +462,10 @@ class ComputeUnit(wiring.Component):
                 job.position.eq(position),
                 job.window.eq(window.size),
             ]
+            if config.tails:
+                m.d.comb += job.position.eq(Mux(tailed, in_tail, position))
+            if config.tails and config.rows > 1:
+                m.d.comb += job.own.eq(tailed)
             if config.unit.outputs > 1:
                 # As outputs come one after the other, so many of the step's beats have ended one before.
                 ended = [sum(schedule.ends[:index]) for schedule, index in table]

@@ -179,6 +179,15 @@ _WINDOW = {
     "words_inner": 16,  # words from a patch to the next, modulo 65536
     "words_outer": 16,
     "size": 8,  # patches of a pixel, less 1
+    # Of a sum whose second operand is not computed: the tail of each patch, which it comes in as it is. Then
+    # a pixel has one patch, and each row of units a window of two of its own.
+    "own": 1,  # groups of columns have parts of the tail, one behind the other; otherwise each has the whole
+    "_1": 7,
+    "tail": 16,  # words of it; 0 where there is none
+    "tail_steps": 16,  # of it, for each group of columns, whose weights lie behind those of the patch
+    "tail_base": 16,  # its first word, of the first pixel
+    "tail_inner": 16,  # words from there to that of the next pixel
+    "tail_outer": 16,  # words to that of the next line
 }
 
 

@@ -44,6 +44,7 @@ def narrow_layout(config: EngineConfig, opcode: Opcode) -> data.StructLayout:
     positions = activation_words.bit_length() + 1
     weight_words = weights.rows * weights.ratio
     forwards = config.forwards and opcode is Opcode.STORE
+    tails = config.tails
     used = {
         "memory": config.word_address_bits,
         "stride": config.word_address_bits,
@@ -79,6 +80,10 @@ def narrow_layout(config: EngineConfig, opcode: Opcode) -> data.StructLayout:
             ("pixel_inner", "pixel_outer", "tap_inner", "tap_outer", "words_inner", "words_outer"),
             _bits(activation_words),
         ),
+        "own": int(tails),
+        "tail": config.patch_depth.bit_length() * tails,
+        "tail_steps": weight_words.bit_length() * tails,
+        **dict.fromkeys(("tail_base", "tail_inner", "tail_outer"), _bits(activation_words) * tails),
     }
     if not config.convolution and opcode is Opcode.GEOMETRY:
         # Rows of a matrix follow each other, and there is nothing around them.

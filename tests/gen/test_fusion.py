@@ -1,4 +1,4 @@
-"""Max pools with the convolution in front of them, or as passes of their own, on the emitted Verilog."""
+"""Max pools and sums with the convolution in front of them, or as passes of their own, on the Verilog."""
 
 import os
 import random
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from bitwright.gen.execute import execute
-from bitwright.gen.fusion import alone, fusible, overlaps
+from bitwright.gen.fusion import addable, alone, fusible, overlaps, with_sums
+from bitwright.gen.lowering import lower
 from bitwright.gen.mapper import compile_graph
 from bitwright.gen.places import views
 from bitwright.gen.program import Program
@@ -21,8 +22,10 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.formats import Bipolar, Format, Int
 from bitwright.hw.quant.arithmetic import quantise_multiplier
 from bitwright.sim.graph import (
+    Binary,
     Convolution,
     Graph,
+    Lookup,
     MaxPool,
     NetworkError,
     Node,
@@ -80,6 +83,26 @@ CONFIGS = {
         pe="xnor", rows=4, cols=8, precisions=("abwb", "a8wb"), quantisers=LOW, channel_depth=64, **LARGE
     ),
 }
+SUMS = BASE.replace(combine=("maximum", "sum"), channel_depth=64, output_depth=256)
+CONFIGS |= {
+    # Groups of columns that fill blocks of channels, and such as have parts of them, or one and a half
+    "sums": SUMS.replace(cols=8, **LARGE),
+    "sums_parts": SUMS.replace(requantisers=2, requantise_cycles=4),
+    "sums_odd": SUMS.replace(cols=12, lanes=8, requantisers=4, channel_depth=128),
+    "sums_rows": SUMS.replace(rows=3, cols=4, lanes=4, requantisers=4),
+    "sums_rows_of_one": SUMS.replace(rows=2, cols=1, lanes=2, channel_depth=128, **LARGE),
+    "sums_small": SUMS.replace(
+        lanes=2, cols=2, activation_depth=128, patch_depth=16, weight_depth=64, output_depth=64
+    ),
+    "sums_bismo": SUMS.replace(pe="bismo", lanes=32, cols=8, precisions=("a4w4", "a4w2"), **LARGE),
+    "sums_bismo_rows": SUMS.replace(
+        pe="bismo", rows=2, lanes=32, cols=32, precisions=("a4w4",), channel_depth=128, **LARGE
+    ),
+    "sums_bitfusion": SUMS.replace(pe="bitfusion", lanes=4, cols=4, precisions=("a8w8", "a4w4")),
+    "sums_stripes": SUMS.replace(pe="stripes", lanes=32, cols=2, precisions=("a8w8",), **LARGE),
+    "sums_unpu": SUMS.replace(pe="unpu", rows=2, lanes=8, cols=2, precisions=("a8w3",), **LARGE),
+    "sums_chains": SUMS.replace(cols=8, depthwise=True, packing=True),
+}
 
 
 @cache
@@ -107,10 +130,18 @@ class Network:
         return TensorInfo(name=name, shape=shape, format=format, zero_point=zero)
 
     def conv(
-        self, channels: int, kernel: tuple[int, int], weight: Format, result: Format, **how
+        self,
+        channels: int,
+        kernel: tuple[int, int],
+        weight: Format,
+        result: Format,
+        source: str | None = None,
+        scaled: bool = False,
+        **how,
     ) -> "Network":
-        """Random weights, and a quantiser by which results spread over their format."""
-        source, rng = self.tensors[-1], self.rng
+        """Random weights, and a quantiser by which results spread over their format: thresholds for a few
+        bits, unless they are to be scaled."""
+        source, rng = self._of(source), self.rng
         _, height, width, inputs = source.shape
         depth = inputs // how.get("groups", 1)
         weights = rng.choice(weight.values, (channels, *kernel, depth))
@@ -121,7 +152,7 @@ class Network:
         spread = (
             np.sqrt((weights.astype(float) ** 2).reshape(channels, -1).sum(axis=1)).clip(1) * values.std()
         )
-        if isinstance(result, Int) and result.bits > 4:
+        if isinstance(result, Int) and (result.bits > 4 or scaled):
             real = rng.uniform(0.3, 1.2, channels) * (1 << result.bits - 1) / spread
             multiplier, shift = quantise_multiplier(real)
             quantiser = Requantise(
@@ -157,6 +188,30 @@ class Network:
             node, replace(source, name=name, shape=(1, *node.positions(height, width), channels))
         )
 
+    def _of(self, name: str | None) -> TensorInfo:
+        """The tensor of that name, or the last."""
+        return next(info for info in reversed(self.tensors) if name in (None, info.name))
+
+    def lookup(self, source: str) -> "Network":
+        info = self._of(source)
+        table = self.rng.permutation(info.format.values)
+        node = Lookup(name=f"lookup{len(self.nodes)}", input=source, output="looked", table=table)
+        return self._append(node, replace(info, name="looked"))
+
+    def add(self, first: str, second: str, result: Format) -> "Network":
+        """The sum of two tensors, each with a factor of its own."""
+        rng, name = self.rng, f"add{len(self.nodes)}"
+        terms = []
+        for source in (first, second):
+            info = self._of(source)
+            codes = np.array(info.format.values) - info.zero_point
+            terms.append(codes * rng.uniform(-1, 1) * (1 << result.bits - info.format.bits))
+        made = self._tensor(name, self._of(first).shape, result)
+        real = terms[0][:, None] + terms[1][None, :] + made.zero_point
+        rounded = np.rint(real) if rng.random() < 0.5 else np.floor(real + 0.5)
+        table = rounded.clip(result.min, result.max).astype(np.int64)
+        return self._append(Binary(name=name, inputs=(first, second), output=name, table=table), made)
+
     def _append(self, node: Node, tensor: TensorInfo) -> "Network":
         self.nodes.append(node)
         self.tensors.append(tensor)
@@ -169,7 +224,7 @@ class Network:
     @property
     def graph(self) -> Graph:
         return Graph(
-            name="pools",
+            name="fused",
             tensors={info.name: info for info in self.tensors},
             nodes=tuple(self.nodes),
             input="x",
@@ -235,7 +290,7 @@ def refused(graph: Graph, config: EngineConfig) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("sums")])
 def test_random_networks(name: str) -> None:
     rng = seeded()
     config = CONFIGS[name]
@@ -429,4 +484,189 @@ def test_prediction(name: str) -> None:
     assert done.mismatches == {}
     (layer,) = done.layers
     assert layer.counters["cycles"] > 1500
+    assert program.predicted_cycles == pytest.approx(layer.counters["cycles"], rel=0.05)
+
+
+# Sums
+
+
+def random_residual(config: EngineConfig, rng: random.Random, most: int = 40) -> Graph:
+    """A convolution and a sum with what it reads, with another convolution's results or with a table's, in
+    any order; and a convolution that reads the sum."""
+    precision = config.formats[0]
+    weight, format = precision.weight, precision.activation
+    assert isinstance(format, Int)
+    shape = rng.choice([1, rng.randint(2, 6)]), rng.randint(1, 7)
+    channels = rng.choice([rng.randint(1, most), 8, 16, 32][: 1 + sum(c <= most for c in (8, 16, 32))])
+    net = Network((*shape, channels), format, rng.randrange(1 << 32))
+    same = rng.choice(
+        [
+            {"kernel": (1, 1)},
+            {"kernel": (3, 3), "padding": ((1, 1), (1, 1))},
+            {"kernel": (2, 3), "padding": ((0, 1), (1, 1))},
+            {"kernel": (1, 3), "padding": ((0, 0), (2, 2)), "dilation": (1, 2)},
+        ]
+    )
+    kind = rng.choice(["source", "source", "before", "behind", "lookup"])
+    pair = ["x", "conv0"]
+    if kind == "source":
+        groups = rng.choice([1, 1, 1, channels])
+        net.conv(channels, weight=weight, result=format, groups=groups, scaled=True, **same)
+    elif kind == "lookup":
+        net.conv(channels, weight=weight, result=format, scaled=True, **same).lookup("x")
+        pair = ["looked", "conv0"]
+    else:
+        # As where a residual network halves its map; the wide kernel comes first or last.
+        stride = {"stride": (2, rng.randint(1, 2))}
+        results = rng.randint(1, most)
+        kernels = [{"kernel": (1, 1)}, {"kernel": (3, 3), "padding": ((1, 1), (1, 1))}]
+        if kind == "behind":
+            kernels.reverse()
+        for each in kernels:
+            net.conv(results, weight=weight, result=format, source="x", scaled=True, **stride, **each)
+        pair = ["conv0", "conv1"]
+    rng.shuffle(pair)
+    net.add(*pair, format)
+    return net.conv(rng.randint(1, 12), (1, 1), weight, format, scaled=True).graph
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("sums")])
+def test_random_sums(name: str) -> None:
+    """Two networks at least in which the sum is no pass of its own."""
+    rng = seeded()
+    config = CONFIGS[name]
+    run = skipped = 0
+    while run < 2:
+        graph = random_residual(config, rng)
+        if refused(graph, config):
+            skipped += 1
+            assert skipped < 40
+            continue
+        layers = compile_graph(graph, config).layers
+        if len(layers) == len(graph.nodes) and skipped < 39:
+            skipped += 1
+            continue
+        program = check(graph, name, rng)
+        run += 1
+        (sum_,) = (node for node in graph.nodes if isinstance(node, Binary))
+        (layer,) = (layer for layer in program.layers if "added to by" in layer.tiling)
+        assert layer.tiling.endswith(f"added to by '{sum_.name}'")
+        # What it is added to is nowhere in memory, and everything else is.
+        assert set(graph.tensors) - set(program.placements) == {layer.name}
+        assert len(program.layers) == len(graph.nodes) - 1
+
+
+def residual(channels: int = 16, **how) -> Network:
+    net = Network((6, 6, channels), INT8)
+    return net.conv(channels, (3, 3), INT8, INT8, padding=((1, 1), (1, 1)), **how)
+
+
+def summed(graph: Graph, config: EngineConfig) -> list[str]:
+    """The layers that make a sum, too."""
+    return [each.name for each in compile_graph(graph, config).layers if "added to by" in each.tiling]
+
+
+def test_a_sum_saves_a_pass() -> None:
+    config = CONFIGS["sums"]
+    graph = residual().add("x", "conv0", INT8).graph
+    assert summed(graph, config) == ["conv0"]
+    program = compile_graph(graph, config)
+    apart = compile_graph(graph, config, tensors="needed")
+    assert set(program.placements) == set(apart.placements) == {"x", "add1"}
+    # No second operand: the engine is the same but for what it cannot do.
+    assert summed(graph, config.replace(combine=("sum",))) == ["conv0"]
+    with pytest.raises(NetworkError, match="does not combine"):
+        compile_graph(graph, config.replace(combine=("maximum",)))
+
+
+def test_what_is_added_to_is_read_by_the_sum_alone() -> None:
+    config = CONFIGS["sums"]
+    net = residual().add("x", "conv0", INT8)
+    assert summed(replace(net.graph, output="conv0"), config) == []
+    net = residual().add("conv0", "conv0", INT8)
+    assert summed(net.graph, config) == []
+    net = residual().conv(16, (1, 1), INT8, INT8).add("conv0", "conv1", INT8)
+    # The second convolution reads the first one's results, and its own are read by the sum only.
+    assert summed(net.graph, config) == ["conv1"]
+
+
+def test_the_last_convolution_makes_the_sum() -> None:
+    """Everything else is there by then, and what it reads has just been made."""
+    config = CONFIGS["sums"]
+    net = residual().conv(16, (1, 1), INT8, INT8, source="x").add("conv0", "conv1", INT8)
+    assert summed(net.graph, config) == ["conv1"]
+    # Its results have other readers: the one before it waits for them.
+    net.conv(16, (1, 1), INT8, INT8, source="conv1").add("add2", "conv3", INT8)
+    program = compile_graph(net.graph, config)
+    assert summed(net.graph, config) == ["conv0", "conv3"]
+    assert [layer.name for layer in program.layers] == ["conv1", "conv0", "conv3"]
+
+
+def test_thresholds_are_no_codes_to_look_up() -> None:
+    config = CONFIGS["sums"].replace(
+        precisions=("a4w4",), lanes=16, quantisers=("requantise", "thresholds"), channel_depth=128
+    )
+    net = Network((6, 6, 16), Int(4)).conv(16, (1, 1), Int(4), Int(4)).add("x", "conv0", Int(4))
+    assert summed(net.graph, config) == []
+
+
+def test_nothing_runs_at_more_bits_for_a_sum() -> None:
+    """What a convolution reads and what is added are stored in one way: in 8 bits, if one has them."""
+    config = CONFIGS["sums"].replace(precisions=("a8w8", "a4w4"), channel_depth=128)
+    for format, expected in ((Int(4), []), (INT8, ["conv1"])):
+        net = Network((6, 6, 16), INT8).conv(16, (1, 1), INT8, format, scaled=True)
+        net.conv(16, (3, 3), Int(4), INT8, padding=((1, 1), (1, 1))).add("x", "conv1", INT8)
+        program = compile_graph(net.graph, config)
+        assert summed(net.graph, config) == expected
+        assert program.layers[1].precision == ("a8w8" if expected else "a4w4")
+
+
+def test_a_sum_that_has_no_room_is_a_pass() -> None:
+    """Of a patch buffer that holds the taps and not the tail, of weights, and of parameters."""
+    config = CONFIGS["sums"].replace(rows=2)
+    graph = residual().add("x", "conv0", INT8).graph
+    net = Network((6, 6, 16), INT8).conv(16, (2, 4), INT8, INT8, padding=((0, 1), (1, 2)))
+    eight = net.add("x", "conv0", INT8).graph
+    assert summed(eight, config.replace(patch_depth=32)) == ["conv0"]
+    assert summed(eight, config.replace(patch_depth=16)) == []
+    assert summed(graph, config.replace(weight_depth=32)) == ["conv0"]
+    assert summed(graph, config.replace(weight_depth=16)) == []
+    assert summed(graph, config.replace(channel_depth=32)) == ["conv0"]
+    assert summed(graph, config.replace(cols=16, channel_depth=16)) == []
+
+
+def test_addable() -> None:
+    """By name: the operations of each sum, and none on an engine that makes none."""
+    graph = residual().conv(16, (1, 1), INT8, INT8, source="x").add("conv0", "conv1", INT8).graph
+    found = views(graph)
+    operations = lower(graph, found)
+    assert addable(SUMS, operations, found, {"add2"}) == {"add2": ["conv1", "conv0"]}
+    assert addable(SUMS, operations, found, {"add2", "conv1"}) == {"add2": ["conv0"]}
+    assert addable(BASE, operations, found, {"add2"}) == {}
+    first, second = with_sums(operations, found, {"add2": "conv0"})
+    assert (first.name, second.name, second.output) == ("conv1", "conv0", "add2")
+    assert second.sources == ("x", "conv1")
+    assert second.tail is not None
+    assert (second.tail.source, second.tail.second) == ("conv1", None)
+    (_, _, alone_) = operations
+    assert (second.tables == alone_.tables).all()
+    (_, other) = with_sums(operations, found, {"add2": "conv1"})
+    assert (other.tables == alone_.tables[::-1]).all()
+
+
+@pytest.mark.parametrize("name", ["sums", "sums_parts", "sums_rows", "sums_bismo"])
+def test_prediction_of_sums(name: str) -> None:
+    rng = seeded()
+    config = CONFIGS[name]
+    format, weight = config.formats[0].activation, config.formats[0].weight
+    net = Network((9, 9, 16), format, 1)
+    net.conv(16, (3, 3), weight, format, scaled=True, padding=((1, 1), (1, 1))).add("conv0", "x", format)
+    program = compile_graph(net.graph, config)
+    inputs = random_input(net.graph, count=1, seed=rng.randrange(1 << 32))
+    done = execute(
+        program, net.graph, inputs, verilog(name), simulator=SIMULATOR, timing=MemoryTiming(latency=20)
+    )
+    assert done.mismatches == {}
+    (layer,) = done.layers
+    assert layer.counters["cycles"] > 1000
     assert program.predicted_cycles == pytest.approx(layer.counters["cycles"], rel=0.05)

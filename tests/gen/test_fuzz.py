@@ -134,7 +134,7 @@ def test_a_failure_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
         [
             Outcome(mismatches={"t3": 4}),
             Outcome(refused="node 'x': is too large", mismatches={}),
-            Outcome(compared=1, mismatches={}),
+            Outcome(compared=1, sums=3, fused=2, mismatches={}),
         ]
     )
     monkeypatch.setattr(fuzz, "trial", lambda *_: next(outcomes))
@@ -143,4 +143,5 @@ def test_a_failure_is_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert "seed 7, network 0, on EngineConfig(" in said
     assert "differs: {'t3': 4}" in said
     assert "1 engines, 2 networks run, 1 refused, 1 failed; last seed 7" in said
+    assert "3 sums, 2 of them part of a convolution" in said
     assert "1 refused: is too large" in said

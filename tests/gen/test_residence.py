@@ -2,8 +2,10 @@
 
 import os
 import random
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from bitwright.gen.mapper import compile_graph
@@ -12,6 +14,7 @@ from bitwright.gen.synthetic import ConvolutionShape, random_cnn, random_mlp
 from bitwright.hw.config import EngineConfig
 from bitwright.hw.memory.scratchpad import geometries
 from bitwright.hw.sched.isa import Buffer, Opcode
+from bitwright.sim.graph import Binary
 
 CONFIG = EngineConfig(
     cols=8,
@@ -136,3 +139,23 @@ def test_random_networks(monkeypatch):
         # The plan of the next network begins anew.
         monkeypatch.undo()
     assert kept > 12
+
+
+@pytest.mark.parametrize(("sum_of", "on_chip"), [(("t1", "t3"), {"t1", "t2"}), (("t0", "t3"), {"t2"})])
+def test_a_sum_that_a_convolution_makes(sum_of, on_chip, monkeypatch):
+    """What the convolution reads and what is added lie in different ways, each on chip or loaded."""
+    graph = chain(8, 3)
+    codes = np.arange(-128, 128)
+    table = np.clip((codes[:, None] + codes[None, :]) // 2, -128, 127)
+    node = Binary(name="add", inputs=sum_of, output="y", table=table)
+    result = replace(graph.tensors["t3"], name="y")
+    graph = replace(graph, tensors={**graph.tensors, "y": result}, nodes=(*graph.nodes, node), output="y")
+    program, seen = planned(graph, CONFIG, monkeypatch, tensors="needed")
+    assert len(seen) == 3
+    layer, residence = seen[-1]
+    assert layer.tail is not None
+    assert layer.tail.residence == residence
+    assert set(residence.sources) == {program.placements[name].address for name in on_chip}
+    assert not layer.loaded
+    assert bool(layer.tail.loaded) == ("t0" in sum_of)
+    assert program.placements["t2"].stored is False

@@ -125,4 +125,4 @@ def test_disproved(name, index, tmp_path):
     with pytest.raises(DisprovedError) as caught:
         PROOFS[name].run(tmp_path, **changes, kind=mutant(original, old, new))
     assert caught.value.claim in str(caught.value)
-    assert caught.value.trace.read_text().startswith("$timescale")
+    assert "$timescale" in caught.value.trace.read_text()

@@ -5,6 +5,7 @@ from math import gcd
 import pytest
 
 from bitwright.hw.config import EngineConfig
+from bitwright.hw.emission import never_elaborated
 from bitwright.hw.memory.feeder import Feeder
 from bitwright.hw.memory.scratchpad import Scratchpad
 from bitwright.hw.sched.isa import Opcode
@@ -42,7 +43,7 @@ CONFIGS = [
 ]
 
 
-WINDOW_FIELDS = ("inner", "outer", "step_inner", "step_outer", "words_inner", "words_outer")
+WINDOW_FIELDS = ("inner", "outer", "step_inner", "step_outer", "words_inner", "words_outer", "tail")
 
 
 def random_instruction(c, rng):
@@ -90,6 +91,14 @@ def random_instruction(c, rng):
     if kind:
         compute[kind] = 1
         window = window and {**window, "inner": 0, "outer": 0}
+    if window and c.tails and not kind and rng.random() < 0.5:
+        # Of a buffer that holds a whole patch, or that words go through.
+        room = c.patch_depth - taps[0] * taps[1] * geometry["words"] if c.rows > 1 else c.patch_depth
+        if room >= planes:
+            window |= {"inner": 0, "outer": 0, "tail": planes * rng.randint(1, min(5, room // planes))}
+            window |= {
+                name: rng.randrange(c.activation_depth) for name in ("tail_base", "tail_inner", "tail_outer")
+            }
     if window:
         # The last group ends a window.
         size = (window["inner"] + 1) * (window["outer"] + 1)
@@ -136,6 +145,12 @@ def patches(c, compute, geometry, window, memory):
             for number in range(g["words"])
         ]
 
+    def tail(inner, outer):
+        if not w.get("tail"):
+            return []
+        address = w["tail_base"] + inner * w["tail_inner"] + outer * w["tail_outer"]
+        return [memory[(address + number) % c.activation_depth] for number in range(w["tail"])]
+
     def packed(inner, y, address):
         lanes, bits = c.lanes, width // c.lanes
         begin = g["dilation_inner"] + inner * g["taps_more"]
@@ -169,7 +184,7 @@ def patches(c, compute, geometry, window, memory):
                         found.append(taps(g["start_inner"], y, line, tap, count))
                         tap += count
                     else:
-                        found.append(taps(x, y, address, 0, g["taps_inner"]))
+                        found.append(taps(x, y, address, 0, g["taps_inner"]) + tail(inner, outer))
                     if len(found) == compute["row_groups"] * c.rows:
                         return found
         outer += 1
@@ -188,7 +203,7 @@ def run(c, instructions, rng, simulate, watch, *, idle, pace):
     dut = Feeder(c)
     memory = [rng.getrandbits(c.activation_word_bits) for _ in range(c.activation_depth)]
     layout = narrow_layout(c, Opcode.GEOMETRY)
-    most = max(schedule.activation_words for schedule in c.schedules)
+    most = Feeder.most_released(c)[-1]
     trace, released = [], [0]
 
     async def scratchpad(ctx):
@@ -323,6 +338,33 @@ def check(c, instructions, idle, pace, rng, simulate, watch):
     assert total == begin
     # It is busy until its last word has been written.
     assert trace[writes[-1][0]][5]
+
+
+def test_tails(rng, simulate, watch):
+    """Of every pixel, behind its taps, whatever lies outside of the map; and none where sums are not made."""
+    c = config(rows=2, patch_depth=64)
+    compute = {"base": 5, "row_groups": 6, "precision": 0}
+    geometry = {
+        "opcode": Opcode.GEOMETRY,
+        **{"words": 2, "pixels_inner": 5, "pad": 0x5A, "taps_inner": 3, "taps_outer": 2, "taps_more": 0},
+        **{"dilation_inner": 1, "start_inner": -1, "stride_inner": 1, "limit_inner": 5},
+        **{"dilation_outer": 1, "start_outer": -1, "stride_outer": 1, "limit_outer": 3},
+        **{"pixel_inner": 2, "tap_inner": 2, "pixel_outer": 10, "tap_outer": 10},
+    }
+    window = dict.fromkeys(WINDOW_FIELDS, 0) | {"opcode": Opcode.WINDOW}
+    window |= {"tail": 3, "tail_base": 60, "tail_inner": 3, "tail_outer": 17}
+    memory, trace, _ = run(c, [(compute, geometry, window)], rng, simulate, watch, idle=0, pace=1)
+    words = [(row[0].bit_length() - 1, row[2]) for row in trace if row[0]]
+    patch = 3 * 2 * 2 + 3
+    assert len(words) == 12 * patch
+    for pixel in range(12):
+        part = words[pixel * patch : (pixel + 1) * patch]
+        assert {row for row, _ in part} == {pixel % 2}
+        address = 60 + pixel % 5 * 3 + pixel // 5 * 17
+        assert [word for _, word in part[-3:]] == [memory[(address + word) % 64] for word in range(3)]
+    without = never_elaborated(Feeder(config(combine=("maximum",))))
+    assert without.window.shape()["tail"].width == 0
+    assert Feeder.most_released(config(combine=("maximum",))) == range(2)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4])

@@ -456,6 +456,7 @@ def test_windows(changes, slack, rng, simulate):
     """What is made of the results of a window, as close as jobs may come."""
     c = config(**changes)
     play = Play(c, rng, simulate)
+    dut = play.dut
     tables = [random_table(rng) for _ in range(2)] if "sum" in c.combined else None
     operations = [Combine.NONE, *(Combine[name.upper()] for name in c.combined)]
     sizes = [size for size in (1, 2, 3, 4, 9) if c.rows % size == 0 or size % c.rows == 0]
@@ -473,6 +474,10 @@ def test_windows(changes, slack, rng, simulate):
             cycle += before.row_cycles
         before = mode
         size = rng.choice(sizes)
+        # Each row has a window of its own, of so many jobs.
+        own = "own" in dut.job_layout.members and rng.random() < 0.5
+        if own:
+            size = rng.choice([1, 2, 2, 3])
         empty = rng.random() < 0.15
         possible = [0] if raw else numbers(mode.storage)[0]
         low, high = sorted(rng.choice(possible) for _ in range(2))
@@ -486,22 +491,24 @@ def test_windows(changes, slack, rng, simulate):
             "low": (low & (1 << bits) - 1 | rng.getrandbits(8) << bits) & 255 if not raw else 0,
             "high": (high & (1 << bits) - 1 | rng.getrandbits(8) << bits) & 255 if not raw else 0,
             "empty": int(empty),
+            **({"own": int(own)} if "own" in dut.job_layout.members else {}),
         }
-        count = 1 if empty else rng.randint(1, 3) * max(1, size // c.rows)
+        count = 1 if empty else rng.randint(1, 3) * (size if own else max(1, size // c.rows))
         rows = []
         for index in range(count):
             end = index == count - 1
-            job = {**play.job(result), **common, "position": index * c.rows % size, "end": int(end)}
+            position = index % size if own else index * c.rows % size
+            job = {**play.job(result), **common, "position": position, "end": int(end)}
             sums = play.sums()
             jobs[cycle] = (job, sums)
             cycle += mode.drain_cycles + rng.randint(0, slack)
             writes = []
             for row, values in enumerate(results_of(c, job, sums, play.channels, play.levels)):
                 rows.append(values)
-                if not empty and len(rows) % size == 0:
-                    window = rows[-size:]
+                if not empty and (position == size - 1 if own else len(rows) % size == 0):
+                    window = rows[:: -c.rows][:size][::-1] if own else rows[-size:]
                     made = [combined(c, job, list(column), tables) for column in zip(*window, strict=True)]
-                    writes += granules_of(c, job, row // size, made)
+                    writes += granules_of(c, job, row if own else row // size, made)
                     results += play.words * (mode.phases if raw else 1)
             expected.append((job, writes))
     trace = play(jobs, cycle + 60, tables)
@@ -522,17 +529,18 @@ def test_windows(changes, slack, rng, simulate):
 
 
 @pytest.mark.parametrize(
-    ("combine", "latency", "fields"),
+    ("combine", "rows", "latency", "fields"),
     [
-        ((), 0, set()),
-        (("maximum",), 2, {"combine", "position", "window"}),
-        (("sum",), 5, {"combine", "position", "window", "low", "high", "half_even"}),
+        ((), 2, 0, set()),
+        (("maximum",), 2, 2, {"combine", "position", "window"}),
+        (("sum",), 1, 5, {"combine", "position", "window", "low", "high", "half_even"}),
+        (("sum",), 2, 5, {"combine", "position", "window", "low", "high", "half_even", "own"}),
     ],
 )
-def test_what_is_not_combined_costs_nothing(combine, latency, fields):
+def test_what_is_not_combined_costs_nothing(combine, rows, latency, fields):
     """Neither time nor fields of a job."""
-    without = never_elaborated(QuantPipeline(config(combine=())))
-    dut = never_elaborated(QuantPipeline(config(combine=combine)))
+    without = never_elaborated(QuantPipeline(config(combine=(), rows=rows)))
+    dut = never_elaborated(QuantPipeline(config(combine=combine, rows=rows)))
     assert dut.latency == without.latency + latency
     assert set(dut.job_layout.members) - set(without.job_layout.members) == fields
     assert hasattr(dut, "table_enable") == ("sum" in combine)

@@ -1,5 +1,7 @@
 """The compute unit against its three loops, written in Python, cycle by cycle; a fake feeder brings words."""
 
+from itertools import product
+
 import pytest
 
 from bitwright.hw.config import EngineConfig
@@ -95,67 +97,106 @@ def random_instruction(c, layout, rng):
     }
 
 
-def random_window(c, layout, rng):
-    """A WINDOW; its patches and the array's rows are multiples of each other, or these are fewer."""
+def random_window(c, layout, i, rng):
+    """A WINDOW; its patches and the array's rows are multiples of each other, or these are fewer. Where sums
+    are made, often of patches that have a tail, of which each group of columns has the whole, or a part."""
     if not c.combined:
         return None
     window = {name: rng.randrange(1 << field.width) for name, field in layout}
     window["opcode"] = Opcode.WINDOW
     parts = [patches for patches in range(1, c.rows + 1) if c.rows % patches == 0]
     window["size"] = rng.choice([rng.choice(parts), rng.randint(c.rows, c.rows + 5), 256]) - 1
+    if not c.tails:
+        return window
+    schedule = c.schedules[i["precision"]]
+    words = schedule.activation_words
+    groups = i["col_groups"] if window["own"] else 1
+    room = c.patch_depth
+    if i["col_groups"] > 1 or len(schedule.beats) > 1:
+        room -= patch_words(c, i, None)
+    most = room // words // groups
+    window["tail"] = 0
+    if i["drain"] and most and rng.random() < 0.7:
+        stored = rng.choice([1, rng.randint(1, most)])
+        window |= {"tail": stored * words * groups, "tail_steps": stored * len(schedule.stored_steps)}
     return window
 
 
-def patch_words(c, i):
-    """Words of a patch."""
+def patch_words(c, i, window):
+    """Words of a patch and of its tail."""
     schedule = c.schedules[i["precision"]]
-    return i["steps"] // len(schedule.stored_steps) * schedule.activation_words
+    own = i["steps"] // len(schedule.stored_steps) * schedule.activation_words
+    return own + (window["tail"] if window and c.tails else 0)
 
 
 def beats(c, layout, i, window):
     """Of each beat: words from the first patch's start to those of its step, and how many these are; from
-    there to its own; address of its weights; the job if it is the last of a dot product."""
+    there to its own; address of its weights; the job if it is the last of a dot product; and how many words
+    it releases, if it is the last of a tail, or None if it plays a patch."""
     schedule, mode = c.schedules[i["precision"]], c.modes[i["result"]]
     storage = mode.storage
     patches = window["size"] + 1 if window else 1
+    tail = window["tail"] if window and c.tails else 0
+    # Of what is played one after the other: steps, words to where they begin, and to those of the next group
+    parts = [(i["steps"], 0, 0)]
+    if tail:
+        parts.append(
+            (
+                window["tail_steps"],
+                patch_words(c, i, None),
+                tail // i["col_groups"] if window["own"] else 0,
+            )
+        )
     found = []
     for m in range(i["row_groups"]):
         weights = i["weights"]
-        captures = 0
+        captures = channel = 0
         # A window of more patches than there are rows goes on in the next group.
-        ended, position = divmod(m * c.rows, patches) if patches >= c.rows else (m, 0)
-        for n in range(i["col_groups"]):
-            played = list(c.unit.schedule(i["steps"], c.formats[i["precision"]]))
+        ended, position = divmod(m * c.rows, patches) if patches >= c.rows and not tail else (m, 0)
+        for n, part in product(range(i["col_groups"]), range(len(parts))):
+            steps, start, each = parts[part]
+            played = list(c.unit.schedule(steps, c.formats[i["precision"]]))
+            if part:
+                # To the same places as those that it is added to
+                captures -= c.unit.outputs
             for number, (step, beat, _) in enumerate(played):
                 index = schedule.beats.index(beat)
                 job = None
-                if step == i["steps"] - 1 and schedule.ends[index]:
-                    end = m == i["row_groups"] - 1 and n == i["col_groups"] - 1 and number == len(played) - 1
-                    group = i["group"] + captures
+                over = n == i["col_groups"] - 1 and number == len(played) - 1
+                if step == steps - 1 and schedule.ends[index]:
+                    end = m == i["row_groups"] - 1 and over and part == len(parts) - 1
+                    # What a tail is added to is not written.
+                    group = i["group"] + (captures if part or not tail else n * c.unit.outputs)
                     first = i["group"] * c.cols
                     place = c.granule(storage, group * c.cols) - c.granule(storage, first)
                     job = {
                         "output": i["output"] + ended * i["output_group"] + place,
                         "row": i["output_row"],
                         "result": i["result"],
-                        "channel": i["channels"] + captures * c.channel_words_per_drain * mode.channel_words,
+                        "channel": i["channels"] + channel * c.channel_words_per_drain * mode.channel_words,
                         "empty": int(not i["drain"]),
                         "end": int(end),
                         "post": i["post"] if end else 0,
                     }
                     if window:
-                        job |= {"combine": window["combine"], "position": position, "window": window["size"]}
+                        job |= {"combine": window["combine"], "window": window["size"]}
+                        job["position"] = part if tail else position
                         if c.unit.outputs > 1:
                             job["part"] = captures % c.unit.outputs
                     if "sum" in c.combined:
                         job |= {name: window[name] for name in ("low", "high", "half_even")}
+                    if "own" in layout.members:
+                        job["own"] = int(tail > 0)
                     job = {name: value % (1 << layout[name].width) for name, value in job.items()}
                     captures += 1
-                word = m * patch_words(c, i) + step // len(schedule.stored_steps) * schedule.activation_words
+                    channel += 1
+                word = m * patch_words(c, i, window) + start + n * each
+                word += step // len(schedule.stored_steps) * schedule.activation_words
                 weight = weights + step * schedule.weight_words + schedule.weight_index[index]
                 own = schedule.activation_index[index]
-                found.append((word, schedule.activation_words, own, weight % c.weight_depth, job))
-            weights += i["steps"] * schedule.weight_words
+                gone = (tail if over else 0) if part else None
+                found.append((word, schedule.activation_words, own, weight % c.weight_depth, job, gone))
+            weights += steps * schedule.weight_words
     return found
 
 
@@ -174,9 +215,10 @@ class FakeFeeder:
     started : of each instruction, the cycle in which it has been told to feed it
     """
 
-    def __init__(self, dut, instructions, rng, pace):
+    def __init__(self, dut, instructions, windows, rng, pace):
         self.dut = dut
         self.instructions = instructions
+        self.windows = windows
         self.rng = rng
         self.pace = pace
         self.brought = []
@@ -201,9 +243,9 @@ class FakeFeeder:
             released += release
             if feed:
                 assert not busy
-                i = self.instructions[len(self.started)]
+                i, window = self.instructions[len(self.started)], self.windows[len(self.started)]
                 self.started.append(len(self.brought) - 1)
-                left = i["row_groups"] * patch_words(c, i)
+                left = i["row_groups"] * patch_words(c, i, window)
                 block = c.schedules[i["precision"]].activation_words
                 busy = True
             elif not left and self.rng.random() < self.pace:
@@ -236,7 +278,7 @@ def walk(dut, instructions, windows, feeder, ends):
         # and a last beat no sooner than the results of the last one before it have left.
         played = list(beats(c, DrainJob(c), i, window))
         final = {word: number for number, (word, *_) in enumerate(played)}
-        for number, (word, words, own, weight, job) in enumerate(played):
+        for number, (word, words, own, weight, job, gone) in enumerate(played):
             cycle += 1
             while feeder.brought[cycle - 1] <= base + word:
                 lacks.add(cycle)
@@ -246,11 +288,13 @@ def walk(dut, instructions, windows, feeder, ends):
                 waits.update(range(cycle, free))
                 cycle = max(cycle, free)
                 free = cycle + c.modes[i["result"]].drain_cycles
-            if final[word] == number:
+            if gone is None and final[word] == number:
                 releases[cycle] = words
+            elif gone:
+                releases[cycle] = gone
             expected[cycle] = ((base + word + own) % c.patch_depth, weight, job, i["drain"])
         end = cycle
-        base += i["row_groups"] * patch_words(c, i)
+        base += i["row_groups"] * patch_words(c, i, window)
     return expected, releases, lacks, waits, starts
 
 
@@ -318,8 +362,8 @@ def check(c, instructions, idle, absent, pace, rng, simulate, watch):
     """What the unit reads, and what it has array and quant pipeline do, cycle by cycle."""
     array_latency = rng.randint(3, 9)
     dut = ComputeUnit(c, array_latency=array_latency)
-    windows = [random_window(c, narrow_layout(c, Opcode.WINDOW), rng) for _ in instructions]
-    feeder = FakeFeeder(dut, instructions, rng, pace)
+    windows = [random_window(c, narrow_layout(c, Opcode.WINDOW), i, rng) for i in instructions]
+    feeder = FakeFeeder(dut, instructions, windows, rng, pace)
     trace, taken = [], []
     writing = 20  # cycles from a job to its last result
 
@@ -414,8 +458,8 @@ def test_full_speed(rng, simulate, watch):
     instructions = [
         {**LEGAL, "steps": rng.randint(6, 30), "row_groups": rng.randint(1, 4)} for _ in range(12)
     ]
-    windows = [{"opcode": Opcode.WINDOW}] * len(instructions)
-    feeder = FakeFeeder(dut, instructions, rng, 1)
+    windows = [{"opcode": Opcode.WINDOW, "tail": 0}] * len(instructions)
+    feeder = FakeFeeder(dut, instructions, windows, rng, 1)
     trace = []
 
     async def drive(ctx):

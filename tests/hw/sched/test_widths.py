@@ -7,6 +7,8 @@ from bitwright.hw.memory.scratchpad import geometries
 from bitwright.hw.sched.isa import LAYOUTS, Buffer, Combine, Instruction, Opcode
 from bitwright.hw.sched.widths import kept_bits, narrow_layout
 
+TAIL = ("tail_base", "tail_inner", "tail_outer")
+
 CONFIGS = [
     {},
     {"rows": 16, "bus_bits": 128, "address_bits": 16},
@@ -119,6 +121,10 @@ def greatest(c):
             "half_even": 1,
             **dict.fromkeys(("low", "high", "inner", "outer", "step_inner", "step_outer", "size"), 255),
             **dict.fromkeys(("words_inner", "words_outer"), words - 1),
+            # A tail that fills the patch buffer, and one step of each word of weights
+            **({"own": 1, "tail": min(c.patch_depth, 2**16 - 1)} if c.tails else {}),
+            **({"tail_steps": min(c.weight_depth, 2**16 - 1)} if c.tails else {}),
+            **dict.fromkeys(TAIL, words - 1 if c.tails else 0),
         },
     }
 
@@ -141,6 +147,7 @@ def test_the_same_fields_and_none_is_wider(changes, opcode):
     for name, field in narrow:
         # What an engine has only one of, or not at all, takes no bits.
         absent = ("precision", "result", "group", "chain", "lead", "pack", "taps_more")
+        absent += ("own", "tail", "tail_steps", *TAIL)
         least = name not in (*absent, "forward", "only", "place", "pitch", "bank")
         assert least <= field.width <= wide[name].width
 
