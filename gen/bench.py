@@ -1041,6 +1041,12 @@ def networks(
     latency: Latency = 20,
     simulator: SimulatorOption = Simulator.VERILATOR,
     tensors: TensorsOption = Tensors.ALL,
+    separate_sums: Annotated[
+        bool,
+        typer.Option(
+            "--separate-sums", help="No sum is part of a convolution, whose own result is then compared, too."
+        ),
+    ] = False,
 ) -> None:
     """Whole networks: cycles of every layer, predicted and counted, and which share of the peak they make."""
     from .network_bench import run_network
@@ -1058,6 +1064,7 @@ def networks(
                     latency=latency,
                     simulator=simulator.value,
                     tensors=tensors.value,
+                    fuse_sums=not separate_sums,
                     progress=say,
                 )
             )

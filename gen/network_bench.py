@@ -64,6 +64,7 @@ def run_network(
     latency: int = 20,
     simulator: str = "verilator",
     tensors: Literal["all", "needed"] = "all",
+    fuse_sums: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> NetworkRun:
     """Run random inputs through a network on the emitted Verilog.
@@ -76,7 +77,7 @@ def run_network(
         The engine.
     count, latency, simulator
         Inputs; cycles of the memory to the first word of a read, after which comes one per cycle; which.
-    tensors
+    tensors, fuse_sums
         Which are left in memory, see :func:`~bitwright.gen.mapper.compile_graph`.
     progress
         Called with what is being done.
@@ -98,7 +99,7 @@ def run_network(
     say = progress or (lambda text: None)
     say(f"{path.name}: mapping")
     graph = load(path)
-    program = compile_graph(graph, config, tensors=tensors)
+    program = compile_graph(graph, config, tensors=tensors, fuse_sums=fuse_sums)
     say(f"{path.name}: elaborating")
     verilog = emit(config)
     say(f"{path.name}: compiling the simulation")
