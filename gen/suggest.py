@@ -742,6 +742,10 @@ def _roughly(graph: Graph, config: EngineConfig, needed: Mapping[str, Precision]
         schedule = config.schedules[config.formats.index(precision)]
         block = schedule.stored_steps.size
         pixels = prod(operation.result_map) * prod(operation.window)
+        sources = operation.sources
+        if operation.combine is Combine.SUM and len(sources) == 2:
+            # Mostly part of the convolution in front of it, which one of the two does not leave.
+            pixels, sources = prod(operation.result_map), sources[:1]
         taps, group = prod(operation.kernel), config.group_channels
         drain = config.cols // config.requantisers * config.unit.outputs
         shared = (operation.kernel[1] - operation.stride[1]) * operation.kernel[0]
@@ -759,7 +763,7 @@ def _roughly(graph: Graph, config: EngineConfig, needed: Mapping[str, Precision]
         bits += sum(
             prod(each) * -(-channels // block) * schedule.activation_words * config.activation_word_bits
             for each, channels in (
-                *((operation.map, operation.input_channels) for _ in operation.sources),
+                *((operation.map, operation.input_channels) for _ in sources),
                 (operation.result_map, operation.channels),
             )
         )

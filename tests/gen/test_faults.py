@@ -18,8 +18,10 @@ def test_faults_of_every_kind_are_handled(capsys: pytest.CaptureFixture[str]) ->
     lines = [line.split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("mlp | ")]
     assert {line[1] for line in lines} == set(KINDS.values())
     assert sum(int(line[2]) for line in lines) == 120
-    assert all(line[-1] == "0" for line in lines)
+    assert all(line[5] == "0" for line in lines)
     ended = {line[1]: line[3] for line in lines}
+    positions = {line[1]: int(line[6]) for line in lines if line[6]}
+    assert set(positions) == {KINDS["read error"], KINDS["write error"]}
     assert ended[KINDS["read error"]].startswith("READ_ERROR ")
     assert ended[KINDS["write error"]].startswith("WRITE_ERROR ")
     assert ended[KINDS["opcode"]].startswith("ILLEGAL_INSTRUCTION ")
