@@ -123,7 +123,7 @@ def test_not_an_engine(device, digits):
 
 def test_programs(device, digits, tmp_path):
     (tmp_path / "x.npz").write_bytes(b"no")
-    with pytest.raises(NetworkError, match=r"x\.npz: is not a program"):
+    with pytest.raises(NetworkError, match=r"x\.npz': is not a program"):
         Accelerator.open(device(), program=tmp_path / "x.npz")
     with pytest.raises(BitwrightError, match="memory_base = 0x1: must be a multiple of 4096"):
         Accelerator.open(device(), program=digits[1], memory_base=1)
