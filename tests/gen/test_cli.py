@@ -180,7 +180,7 @@ def check_refused(done: subprocess.CompletedProcess[str], folder: Path, *words: 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["generate", "bass"], ["bass", "base, icebreaker, small, tiny, ulx3s"]),
+        (["generate", "bass"], ["bass", "base, icebreaker, small, tiny"]),
         (["generate", "broken.toml"], ["broken.toml", "TOML"]),
         (["generate", "tiny", "--set", "lanes=3"], ["lanes = 3"]),
         (["generate", "tiny", "--set", "colour=1"], ["colour", "cols"]),
@@ -344,7 +344,7 @@ def test_config(tmp_path: Path) -> None:
     schema = json.loads(bitwright("config", "--schema", cwd=tmp_path).stdout)
     assert "cols" in schema["properties"]
     listed = json.loads(bitwright("config", "--json", cwd=tmp_path).stdout)
-    assert list(listed) == ["base", "icebreaker", "small", "tiny", "ulx3s"]
+    assert list(listed) == ["base", "icebreaker", "small", "tiny"]
     one = json.loads(bitwright("config", "tiny", "--set", "rows=2", "--json", cwd=tmp_path).stdout)
     assert one["rows"] == 2
     assert bitwright("--version", cwd=tmp_path).stdout.startswith("bitwright 0.")

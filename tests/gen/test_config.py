@@ -10,7 +10,7 @@ from bitwright.hw.errors import BitwrightError, ConfigError
 
 
 def test_every_shipped_configuration_is_valid() -> None:
-    assert config.shipped() == ["base", "icebreaker", "small", "tiny", "ulx3s"]
+    assert config.shipped() == ["base", "icebreaker", "small", "tiny"]
     for name in config.shipped():
         assert config.load(name).peak_macs_per_cycle >= 4
 
@@ -96,7 +96,7 @@ def test_an_element_of_a_file_is_explained(tmp_path) -> None:  # type: ignore[no
 
 
 def test_files_that_are_none(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(BitwrightError, match=r"no such file.*base, icebreaker, small, tiny, ulx3s"):
+    with pytest.raises(BitwrightError, match=r"no such file.*base, icebreaker, small, tiny"):
         config.load("bse")
     (tmp_path / "broken.toml").write_text("cols = ")
     with pytest.raises(BitwrightError, match=r"is not valid TOML.*at "):
