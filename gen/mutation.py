@@ -54,14 +54,14 @@ from .record import Record, write
 from .record import main as record_page
 from .toolchain import find_tool, run_tool
 
-__all__ = ["SUBJECTS", "Result", "Subject", "Trace", "mutate", "record_traces", "unit_of"]
+__all__ = ["MUTATED", "SUBJECTS", "Result", "Subject", "Trace", "mutate", "record_traces", "unit_of"]
 
 _LEAST_SHARE = 0.95
 
 _SEED = 1
 """Of the choice of mutations, and of the tests' random numbers."""
 
-_UNITS: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
+MUTATED: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "parallel-lut": ("parallel", {"lanes": 3, "multiplier": "lut"}, ("a4w3", "au3wu4", "a1w1")),
     "parallel-dsp": ("parallel", {"lanes": 2, "multiplier": "dsp", "outputs": 2}, ("a4w3",)),
     "bitfusion": ("bitfusion", {"lanes": 1}, ("a8w8", "au4w4", "a2wu2", "a16w4")),
@@ -83,7 +83,7 @@ cycles."""
 
 def unit_of(name: str) -> DotProduct:
     """The dot-product unit that a subject is."""
-    unit, parameters, names = _UNITS[name]
+    unit, parameters, names = MUTATED[name]
     precisions = tuple(map(Precision.parse, names))
     return UNITS[unit](precisions=precisions, reduction=_REDUCTION, **parameters)
 
@@ -149,7 +149,7 @@ _QUANT = (
 )
 
 SUBJECTS: Mapping[str, Subject] = {
-    subject.name: subject for subject in (*map(_unit_subject, _UNITS), *_QUANT)
+    subject.name: subject for subject in (*map(_unit_subject, MUTATED), *_QUANT)
 }
 """Everything that can be mutated, by name."""
 
