@@ -75,4 +75,4 @@ def test_primitives(cells):
 
 
 def test_netlist(cells, classify):
-    classify({"top.v": cells, "cells.v": cell_models(cells, TARGET)}, 2)
+    classify({"top.v": cells, "cells.v": cell_models(cells, TARGET)}, 1)
