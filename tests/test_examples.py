@@ -284,7 +284,7 @@ def test_convolutional_network_on_the_engine(pe, name):
     precision = f"a{bits}w{bits}" if pe == "parallel" else f"au{bits}w{bits}"
     # Simulating a brick that knows but one precision is much quicker.
     config = ENGINES[pe].replace(precisions=(precision,)) if pe == "bitfusion" else ENGINES[pe]
-    program = compile_graph(graph, config)
+    program = compile_graph(graph, config, fuse_sums=False)
     assert {layer.precision for layer in program.layers} == {precision}
     image = random.randrange(EXAMPLES["digits_cnn"]["golden_images"])
     print(f"image {image}")
