@@ -71,9 +71,9 @@ class _Port:
 
 def _shared(begin: int, words: int, others: Sequence[tuple[int, int]]) -> int:
     """Where so many words end that take turns with others, who have the port from some cycles to others."""
-    place = max(0, bisect_right(others, (begin, begin)) - 1)
     now = begin
-    for start, end in others[place:]:
+    for place in range(max(0, bisect_right(others, (begin, begin)) - 1), len(others)):
+        start, end = others[place]
         if end <= now:
             continue
         if start >= now + words:
@@ -89,7 +89,7 @@ def _shared(begin: int, words: int, others: Sequence[tuple[int, int]]) -> int:
     return now + words
 
 
-_ROUNDS = 3  # times a program is followed in which both write the activation scratchpad
+_ROUNDS = 3  # times a program is followed at most in which both write the activation scratchpad
 
 
 def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, latency: int = 20) -> Timeline:
@@ -110,6 +110,8 @@ def simulate(config: EngineConfig, instructions: Sequence[Instruction], *, laten
     for _ in range(_ROUNDS if meet else 1):
         others, port = port, _Port()
         timeline = _follow(config, instructions, latency, others, port)
+        if port == others:
+            break
     return timeline
 
 
