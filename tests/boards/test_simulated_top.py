@@ -51,7 +51,7 @@ def classify(config):
             SimulatedBoard(sources, "top", bit_cycles=DIVISOR) as board,
             Accelerator.open(board.port, program=program, link_timeout=30, timeout=300) as accelerator,
         ):
-            found = accelerator.run(images[:count])
+            found = accelerator.run(images[:count, np.newaxis])
             assert accelerator.counters()["cycles"] < 1.1 * program.predicted_cycles
         expected = golden.run(graph, images[:count])[graph.output]
         np.testing.assert_array_equal(found, expected)
