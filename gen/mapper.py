@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from math import inf, prod
 from typing import Literal
 
-from bitwright.hw.config import EngineConfig
+from bitwright.hw.config import INSTRUCTION_BITS, EngineConfig
 from bitwright.hw.memory.scratchpad import geometries
 from bitwright.hw.pe.contract import Precision
 from bitwright.hw.sched.isa import Buffer, Opcode
@@ -44,6 +44,7 @@ from bitwright.sim.graph import (
     on_host,
 )
 
+from .arena import Arena, Lifetime
 from .averages import in_two
 from .fusion import addable, alone, fusible, overlaps, with_sums
 from .host_part import HostPart
@@ -510,7 +511,7 @@ def _check_support(graph: Graph) -> None:
 def _place(
     graph: Graph,
     config: EngineConfig,
-    image: Image,
+    arena: Arena,
     operations: Sequence[Operation],
     found: Mapping[str, View],
     storages: Mapping[str, Storage],
@@ -569,7 +570,7 @@ def _place(
                         f"rows must be multiples of {ceil_div(config.row_bits, storage.bits)} elements, "
                         f"and results of {config.group_channels} columns",
                     )
-        layouts[place] = (image.reserve(pixels * room // 8), room)
+        layouts[place] = (arena.reserve(pixels * room // 8), room)
     placements: dict[str, Placement] = {}
     for name, view in found.items():
         tensor = graph.tensors[name]
@@ -614,7 +615,7 @@ class _Prepared:
 
     graph: Graph
     config: EngineConfig
-    image: Image
+    arena: Arena
     operations: Sequence[Operation]
     views: Mapping[str, View]
     precisions: Mapping[str, Precision]
@@ -737,9 +738,9 @@ def _placed(
     graph: Graph, config: EngineConfig, operations: Sequence[Operation], views: Mapping[str, View]
 ) -> _Prepared:
     precisions, storages = choose_precisions(graph, config, operations, views)
-    image = Image(config)
-    placements = _place(graph, config, image, operations, views, storages)
-    return _Prepared(graph, config, image, operations, views, precisions, storages, placements)
+    arena = Arena(Image(config).align)
+    placements = _place(graph, config, arena, operations, views, storages)
+    return _Prepared(graph, config, arena, operations, views, precisions, storages, placements)
 
 
 def compile_graph(
@@ -796,7 +797,7 @@ def _compiled(
     prepared = _prepared(halved, config, sums=sums)
     while units := prepared.unaligned():
         prepared = _prepared(apart(prepared.graph, units), config, sums=sums)
-    image, placements = prepared.image, prepared.placements
+    image, placements = Image(config), prepared.placements
     mapper = _Mapper(config, image)
     plans: list[tuple[str, int, int, str, str]] = []
     wholes = []
@@ -808,9 +809,11 @@ def _compiled(
             placements[operation.output] = replace(
                 whole.result, scale=whole.source.scale, bias=tuple(map(int, whole.bias()))
             )
+    source = placements[HostPart.of(graph).source].address
+    last = {placements[name].address for name in _read_by_host(graph) if name in placements}
     outputs = {whole.result.address for whole in wholes}
     if tensors == "needed":
-        outputs &= {placements[name].address for name in _read_by_host(graph) if name in placements}
+        outputs &= last
     for whole, residence in zip(wholes, plan_residence(config, wholes, outputs=outputs), strict=True):
         operation = whole.operation
         whole.residence = residence
@@ -832,14 +835,23 @@ def _compiled(
         )
     if not plans:
         raise NetworkError(f"graph '{graph.name}'", "has no layer that the engine computes")
-    on_chip = {whole.result.address for whole in wholes if not whole.residence.stored}
+    arrangement = prepared.arena.arrange(_lifetimes(wholes, source, outputs | last))
+    # The program is as long with any addresses, and the tensors lie behind it.
+    address = image.reserve(len(mapper.schedule.pending) * INSTRUCTION_BITS // 8)
+    base = image.reserve(arrangement.size)
+    arrangement.relocate(base, config, mapper.schedule.pending)
+    instructions = mapper.schedule.finish(config)
+    image.write(address, b"".join(instruction.encode() for instruction in instructions))
     placements = {
-        name: replace(placement, stored=placement.address not in on_chip)
+        name: replace(
+            placement,
+            address=base + arrangement.offsets[place] if place in arrangement.offsets else 0,
+            stored=place in arrangement.offsets and place not in arrangement.overwritten,
+        )
         for name, placement in placements.items()
         if name in graph.tensors  # and none of the mapper's own
+        for place in (placement.address,)
     }
-    instructions = mapper.schedule.finish(config)
-    address = image.put(b"".join(instruction.encode() for instruction in instructions))
     ends = simulate(config, instructions).snapshots
     layers = [
         LayerPlan(
@@ -865,6 +877,27 @@ def _compiled(
         layers=layers,
         host=HostPart.of(graph),
     )
+
+
+def _lifetimes(wholes: Sequence[Layer], source: int, last: Collection[int]) -> dict[int, Lifetime]:
+    """When the tensors that are in memory must be there, by the addresses that stand for them.
+
+    The network's input stays, so that an inference can be repeated; so does what the host reads at the end.
+    """
+    used: dict[int, list[int]] = {}
+    for number, layer in enumerate(wholes):
+        if layer.residence.stored:
+            used.setdefault(layer.result.address, []).append(number)
+        for reader in layer.readers:
+            for operand in reader.operands:
+                if operand.address not in layer.residence.sources:
+                    used.setdefault(operand.address, []).append(number)
+    found = {tensor: Lifetime(numbers[0], numbers[-1]) for tensor, numbers in used.items()}
+    end = len(wholes)
+    for tensor in (*last, source):
+        first = -1 if tensor == source or tensor not in found else found[tensor].first
+        found[tensor] = Lifetime(first, end)
+    return found
 
 
 def _check_length(operation: Operation, config: EngineConfig) -> None:

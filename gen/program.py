@@ -51,7 +51,8 @@ class Placement:
     zero
         The code of real 0.
     stored
-        Whether it is there when the program has run; otherwise it has stayed on chip.
+        Whether it is there when the program has run; otherwise it has stayed on chip, or something else lies
+        there by then.
     scale, offset, bias, storage
         As above.
     """
@@ -313,7 +314,7 @@ def _check(program: Program) -> None:
             f"tensor {name!r}: its rows do not hold their elements",
         )
         require(
-            0 <= place.address <= place.address + place.size <= size,
+            0 <= place.address <= place.address + place.size * place.stored <= size,
             f"tensor {name!r}: outside of the window",
         )
         numbers = (place.scale, place.offset, place.zero, *place.bias)

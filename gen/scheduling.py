@@ -228,8 +228,12 @@ class Image:
     def put(self, data: bytes) -> int:
         """A block with contents; returns its address."""
         address = self.reserve(len(data))
-        self.blocks.append((address, data))
+        self.write(address, data)
         return address
+
+    def write(self, address: int, data: bytes) -> None:
+        """Contents of what was reserved."""
+        self.blocks.append((address, data))
 
     def contents(self) -> bytes:
         """The window up to the last byte that was put; what was only reserved is zero."""

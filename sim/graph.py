@@ -1283,7 +1283,8 @@ def _check_concatenate(
     for tensor in sources:
         _check_same_codes(tensor, result, "shape", require)
         require(
-            _without(tensor.shape, axis) == _without(result.shape, axis),
+            len(tensor.shape) == len(result.shape)
+            and _without(tensor.shape, axis) == _without(result.shape, axis),
             f"cannot join {tensor.shape} to {result.shape} along axis {axis}",
         )
     require(

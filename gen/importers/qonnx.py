@@ -14,7 +14,7 @@ follows where the host quantises the input and where weights are quantised. Func
 are evaluated in float64.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import isfinite, log2, prod
 from typing import Any, get_args
@@ -224,7 +224,7 @@ class _Importer(Maps):
             scale = np.ones(1)
         base = value.base
         channels = base.shape[base.channel_axis if isinstance(base, Product) else -1] if base.shape else 1
-        gain, offset, low, high = affine(steps, scale, where_of(last))
+        gain, offset, low, high = affine(_for_channels(steps, where_of(last)), scale, where_of(last))
         if np.isfinite(low).any() or np.isfinite(high).any():
             raise NetworkError(
                 where_of(last),
@@ -790,6 +790,23 @@ class _Importer(Maps):
                 if value.exact:
                     views = (*views, View(node_name(node), node.output[0], shape, value.factor != 1))
                 return replace(value, shape=shape, views=views)
+
+
+def _for_channels(steps: Sequence[Elementwise], where: str) -> tuple[Elementwise, ...]:
+    """Steps whose constants, which may have the shape of the tensor, have one number for each channel."""
+    found = []
+    for step in steps:
+        if step.constant is not None and step.constant.ndim > 1:
+            rows = step.constant.reshape(-1, step.constant.shape[-1])
+            if (rows != rows[0]).any():
+                raise NetworkError(
+                    where,
+                    f"a constant of shape {step.constant.shape} differs between elements of one channel",
+                    "leave it to the host",
+                )
+            step = replace(step, constant=rows[0])
+        found.append(step)
+    return tuple(found)
 
 
 def _spread(grid: Grid, tensors: tuple[str, ...]) -> NDArray[np.float32]:

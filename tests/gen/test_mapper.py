@@ -74,10 +74,15 @@ def check_hazards(program: Program) -> None:
 
 
 def spans(instruction, config, geometry):  # type: ignore[no-untyped-def]
-    """What an instruction touches on chip: space, first, end, and whether it writes."""
+    """What an instruction touches on chip and in memory: space, first, end, and whether it writes."""
     from bitwright.hw.memory.scratchpad import geometries
 
     shapes = geometries(config)
+    if instruction.opcode in (Opcode.LOAD, Opcode.STORE) and not instruction["only"]:
+        rows = -(-instruction["beats"] // instruction["row_beats"])
+        start = instruction["memory"]
+        end = start + (rows - 1) * instruction["stride"] + instruction["row_beats"]
+        yield "memory", start, end, instruction.opcode is Opcode.STORE
     if instruction.opcode is Opcode.LOAD:
         buffer = Buffer(instruction["buffer"])
         rows = -(-instruction["beats"] // shapes[buffer].banks)
@@ -272,6 +277,14 @@ def test_too_large_for_the_address_space() -> None:
     huge = Graph(name="huge", tensors=tensors, nodes=graph.nodes, input="t0", output="t1")
     with pytest.raises(NetworkError, match="needs more than"):
         compile_graph(huge, CONFIG)
+
+
+def test_tensors_that_share_a_place() -> None:
+    config = CONFIG.replace(forwarding=False)
+    program = compile_graph(random_mlp([32] * 6, rows=9), config, tensors="needed")
+    assert len({place.address for place in program.placements.values()}) == 3
+    check_tokens(program)
+    check_hazards(program)
 
 
 def test_tokens_under_way_are_bounded() -> None:

@@ -71,9 +71,9 @@ def test_between_layers_nothing_is_loaded(monkeypatch):
 def test_only_what_is_needed_is_stored(monkeypatch):
     program, seen = planned(chain(8, 3), CONFIG, monkeypatch, tensors="needed")
     assert [residence.stored for _, residence in seen] == [False, False, True]
-    addresses = {layer.result.address: residence.stored for layer, residence in seen}
-    for placement in program.placements.values():
-        assert placement.stored == addresses.get(placement.address, True)
+    stored = {layer.operation.output: residence.stored for layer, residence in seen}
+    for name, placement in program.placements.items():
+        assert placement.stored == stored.get(name, True)
     for instruction in stores(program):
         assert instruction["only"] == instruction["forward"]
 
@@ -155,7 +155,8 @@ def test_a_sum_that_a_convolution_makes(sum_of, on_chip, monkeypatch):
     layer, residence = seen[-1]
     assert layer.tail is not None
     assert layer.tail.residence == residence
-    assert set(residence.sources) == {program.placements[name].address for name in on_chip}
+    operands = (*layer.sources, *layer.tail.sources)
+    assert {each.name for each in operands if each.address in residence.sources} == on_chip
     assert not layer.loaded
     assert bool(layer.tail.loaded) == ("t0" in sum_of)
     assert program.placements["t2"].stored is False
