@@ -88,7 +88,7 @@ TensorsOption = Annotated[
     Tensors,
     typer.Option(
         "--tensors",
-        help="What is left in memory: all, to be compared, or what is needed there; the rest stays on chip.",
+        help="What is left in memory: all, to be compared, or what is needed there; the others share room.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON instead of a table.")]
