@@ -179,7 +179,8 @@ class Scenario:
     right
         Whether the results have to be right if it is done.
     within
-        Cycles from the fault to the end at most; 0: no bound but the simulation's.
+        Cycles at most to the end, from the fault or, if it has no time of its own, from the start; 0: no
+        bound but the simulation's.
     """
 
     kind: str
@@ -394,8 +395,11 @@ class _Maker:
         *faults: Fault,
         done: bool = False,
         right: bool = False,
-        within: int = 0,
+        within: int | None = None,
     ) -> Scenario:
+        """Of faults that are there from the start, they may take as long as a run among pauses."""
+        if within is None:
+            within = 4 * self.clean.cycles + 100
         allowed = frozenset((*map(_status, faults), *([_DONE] if done else [])))
         return Scenario(kind, f"{self.seed()} {arguments}", allowed, right, within)
 
@@ -775,10 +779,12 @@ def _record(
             "gave the golden model's results, in as many cycles as without a fault, but for 20 of each "
             "SNAPSHOT. An error of the bus shows in the status register within 16 cycles; a channel that "
             f"does not move, within four times the cycles of a run, {WATCHDOG} of the watchdog, and 100. "
-            "Programs with changed or missing instructions may end in any fault, or be done: these are the "
-            "rows that say so. Of errors of the bus, the last column has how many beats read and bursts "
-            "written there are, twice, as each may be answered SLVERR or DECERR: none is tried again before "
-            "all have been."
+            "Where the program or a register was wrong from the start, it ended within four times the "
+            "cycles of a run, and 100, the memory pausing at random. Programs with bits changed or "
+            "instructions missing may end in any fault, or be done, and take as long as the watchdog lets "
+            "them: these are the rows that say so. Of errors of the bus, the last column has how many "
+            "beats read and bursts written there are, twice, as each may be answered SLVERR or DECERR: "
+            "none is tried again before all have been."
         ),
         command=command,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -1,5 +1,6 @@
 """Main memory on the chip: what an engine reads and writes over AXI4, and a host over Wishbone."""
 
+from collections.abc import Mapping
 from typing import Literal
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
@@ -20,6 +21,9 @@ MIN_BYTES = 4096
 
 _MEETING = 3
 """Lowest bits of addresses by which a read and a write of block RAM are kept apart."""
+
+_HOST = ("adr", "dat_w", "sel", "we")
+"""Signals of the host's port that say what it asks."""
 
 _QUEUE = 8
 """Words for R that are under way or wait: a power of two, and no less than the cycles that a word takes."""
@@ -55,8 +59,9 @@ class MainMemory(wiring.Component):
     everything else where the RAM has one port, so it must not wait for a write meanwhile.
 
     Latency, without interruption: the first word of a read burst two cycles after its address was taken, of
-    block RAM five; the answer to a write burst in the cycle after its last word. Wishbone is answered in the
-    cycle after the one in which it asks, a read of block RAM two cycles later.
+    block RAM five; the answer to a write burst in the cycle after its last word. Wishbone is answered by
+    single port RAM in the cycle after the one in which it asks; by block RAM a cycle later, and a read two
+    more.
 
     Parameters
     ----------
@@ -145,18 +150,30 @@ class MainMemory(wiring.Component):
         def following(address: Signal) -> Value:
             return Cat((address[:counted] + 1)[:counted], address[counted:])
 
+        one_port = self.kind == "single"
         host = self.host
         parts = self.bus_bits // 32
         part_bits = (parts - 1).bit_length()
-        host_place = host.adr[part_bits:][:address_bits]
-        host_part = host.adr[:part_bits] if parts > 1 else Const(0, 1)
-        host_asks = Signal()
         beyond: Value = Const(0)
         if depth & (depth - 1):
-            beyond = host_place >= depth
+            beyond = host.adr[part_bits:][:address_bits] >= depth
             m.d.sync += host.err.eq(host.cyc & host.stb & ~host.err & beyond)
+        host_asks = Signal()
         host_waits = Signal()  # for what it has asked to read
-        m.d.comb += host_asks.eq(host.cyc & host.stb & ~host.ack & ~host_waits & ~beyond)
+        host_done = Signal()
+        comes = host.cyc & host.stb & ~host.ack & ~host_waits & ~beyond
+        if one_port:
+            host_access: Mapping[str, Value] = {name: getattr(host, name) for name in _HOST}
+            m.d.comb += host_asks.eq(comes)
+        else:
+            # From the other end of the chip: what it asks decides about bursts only from a register.
+            host_access = {name: Signal.like(getattr(host, name), name=f"host_{name}") for name in _HOST}
+            m.d.sync += host_asks.eq(Mux(host_asks, ~host_done, comes))
+            with m.If(~host_asks):
+                m.d.sync += [register.eq(getattr(host, name)) for name, register in host_access.items()]
+        host_place = host_access["adr"][part_bits:][:address_bits]
+        host_part = host_access["adr"][:part_bits] if parts > 1 else Const(0, 1)
+        host_we = host_access["we"]
 
         # What is under way
         writing = Signal()
@@ -168,14 +185,13 @@ class MainMemory(wiring.Component):
         room = Signal()  # for a word more for R
 
         # Who goes
-        one_port = self.kind == "single"
         open_ = room if one_port else Const(1)  # a write may change the RAM's output
-        host_writes = host_asks & host.we & open_
+        host_writes = host_asks & host_we & open_
         write_turn = writing & open_ & ~host_writes
         if one_port:
             write_turn &= ~host_asks
         burst_writes = write_turn & self.s_wvalid
-        read_address = Mux(host_asks & ~host.we, host_place, read_place)
+        read_address = Mux(host_asks & ~host_we, host_place, read_place)
         write_address = Mux(host_writes, host_place, write_place)
         write = Signal()
         m.d.comb += write.eq(host_writes | burst_writes)
@@ -183,13 +199,14 @@ class MainMemory(wiring.Component):
         host_reads = Signal()
         burst_reads = Signal()
         m.d.comb += [
-            host_reads.eq(host_asks & ~host.we & open_ & ~blocked),
-            burst_reads.eq(reading & ~(host_asks & ~host.we) & room & ~blocked),
+            host_reads.eq(host_asks & ~host_we & open_ & ~blocked),
+            host_done.eq(host_writes | host_reads),
+            burst_reads.eq(reading & ~(host_asks & ~host_we) & room & ~blocked),
         ]
 
         # The RAM
-        data = Mux(host_writes, host.dat_w.replicate(parts), self.s_wdata)
-        host_bytes = Cat(host.sel & (host_part == part).replicate(4) for part in range(parts))
+        data = Mux(host_writes, host_access["dat_w"].replicate(parts), self.s_wdata)
+        host_bytes = Cat(host_access["sel"] & (host_part == part).replicate(4) for part in range(parts))
         strobes = Mux(host_writes, host_bytes, self.s_wstrb) & write.replicate(word_bytes)
         last = read_left == 0
         if one_port:
@@ -205,7 +222,7 @@ class MainMemory(wiring.Component):
                 self.s_rdata.eq(ram.read_data),
                 host.dat_r.eq(ram.read_data.word_select(host_part, 32)),
             ]
-            m.d.sync += host.ack.eq(host_writes | host_reads)
+            m.d.sync += host.ack.eq(host_done)
             with m.If(self.s_rready):
                 m.d.sync += self.s_rvalid.eq(0)
             with m.If(burst_reads):
@@ -255,16 +272,21 @@ class MainMemory(wiring.Component):
             ]
             m.d.comb += host.dat_r.eq(word.word_select(host_part, 32))
 
-        # Read bursts: the next one's address is taken as the last word of this one is read.
-        m.d.comb += self.s_arready.eq(~reading | (burst_reads & last))
+        # Read bursts: while one is read, the next one's address waits. Who may send one hangs on no decision.
+        waits = Signal()
+        asked = Cat(self.s_araddr[shift:][:address_bits], self.s_arlen[: len(read_left)], self.s_arid)
+        waiting = Signal.like(asked, reset_less=True)
+        ends = ~reading | (burst_reads & last)
+        m.d.comb += self.s_arready.eq(~waits)
+        m.d.sync += waits.eq((waits | self.s_arvalid) & ~ends)
+        with m.If(~waits):
+            m.d.sync += waiting.eq(asked)
         with m.If(burst_reads):
             m.d.sync += [read_left.eq(read_left - 1), read_place.eq(following(read_place))]
-        with m.If(self.s_arready):
+        with m.If(ends):
             m.d.sync += [
-                reading.eq(self.s_arvalid),
-                read_place.eq(self.s_araddr[shift:]),
-                read_left.eq(self.s_arlen),
-                read_id.eq(self.s_arid),
+                reading.eq(waits | self.s_arvalid),
+                Cat(read_place, read_left, read_id).eq(Mux(waits, waiting, asked)),
             ]
 
         # Write bursts: one at a time, as its answer stands in a register.
