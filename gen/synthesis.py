@@ -317,7 +317,8 @@ def synthesise(
         more, with its other router.
     timing_weight
         How much nextpnr's placer minds delay beside length. Unless given: its own 10 on iCE40, where more may
-        keep it from ever placing a device that is nearly full; on ECP5 30, or 10 for a large design.
+        keep it from ever placing a device that is nearly full; on ECP5 30, and for a large design another
+        placer, which does not ask.
     progress
         Told what is being done.
 
@@ -574,20 +575,20 @@ class Flow:
     def tuning(self) -> list[str]:
         """Arguments that choose placement and routing, for a design that has been packed.
 
-        What suits units and small engines does not suit large ones on ECP5. nextpnr-ecp5's own router takes
-        half an hour for `base`, with 12 000 LUTs, and comes to no end for some seeds; router2 takes some
-        minutes. Minding delay so much that wires get longer, its placer fills the chip with them: `base` then
-        has a clock of 73 MHz before routing, and 85 otherwise.
+        What suits units and small engines does not suit large ones on ECP5, whose multipliers and memories
+        are spread over the whole chip. The analytic placer (heap) gives `base`, 12 000 LUTs, so many long
+        wires that neither router comes to an end for most seeds; placed by density, as if by electric charge
+        (static), it is routed by router2 in some minutes.
         """
-        weight, router = 10, []
+        weight, large = 10, False
         if self.target.family == "ecp5":
             packed = json.loads((self.folder / "packed.json").read_text())["utilization"]
-            if packed["TRELLIS_COMB"]["used"] > _LARGE_LUTS:
-                router = ["--router", "router2"]
-            else:
-                weight = 30
+            weight, large = 30, packed["TRELLIS_COMB"]["used"] > _LARGE_LUTS
+        router = ["--router", "router2"] if large else []
         if self.timing_weight is not None:
             weight = self.timing_weight
+        elif large:
+            return ["--placer", "static", *router]
         return ["--placer-heap-timingweight", str(weight), *router]
 
     def results(self, seed: int) -> list[str]:

@@ -6,6 +6,7 @@ from amaranth.lib.wiring import In, Out
 
 from ..bus.burst import BlockLayout, BurstLayout, BurstSplitter
 from ..config import INSTRUCTION_BITS, EngineConfig
+from ..delay import delay
 from ..memory.fifo import BlockFifo
 from .isa import HEADER, Opcode, Unit
 from .widths import kept_bits, settings_of
@@ -21,7 +22,8 @@ class FetchUnit(wiring.Component):
 
     ::
 
-        splitter ──► requests (only what the buffer has room for) ──► words ──► buffer ──► queue of the unit
+        splitter ──► requests (only what the buffer has room for)
+        words ──► buffer ──► register, and whose it is ──► queue of the unit
 
     Parameters
     ----------
@@ -34,7 +36,8 @@ class FetchUnit(wiring.Component):
     request, word, word_valid : to and from the read port
     o : bus words of the instructions of each unit
     idle : everything has been handed on
-    illegal : an opcode that no unit executes, or a bit is set that must be zero; a cycle after the word
+    illegal : an opcode that no unit executes, or a bit is set that must be zero; two cycles
+        after the word has come to the register
     """
 
     BURST = 16  # words asked for at a time
@@ -67,7 +70,7 @@ class FetchUnit(wiring.Component):
             burst,
             BlockLayout(address_bits=config.word_address_bits, beats_bits=block_bits, row_bits=block_bits),
         )
-        m.submodules.buffer = buffer = BlockFifo(config.bus_bits, self.BUFFER)
+        m.submodules.buffer = buffer = BlockFifo(config.bus_bits, self.BUFFER, registered=False)
 
         # Blocks of one burst's worth of instructions, as long as instructions are left.
         left = Signal(COUNT_BITS)  # instructions not yet asked for
@@ -92,13 +95,13 @@ class FetchUnit(wiring.Component):
         with m.If(self.start):
             m.d.sync += [left.eq(self.count), position.eq(self.program)]
 
-        # Room is counted when a burst is asked for and given back when a word leaves the buffer.
+        # Room is counted when a burst is asked for and given back when a word is handed on.
         room = Signal(range(self.BUFFER + 1), init=self.BUFFER)
         enough = room >= burst
         asked = self.request.valid & self.request.ready
-        leaves = buffer.o.valid & buffer.o.ready
+        handed_on = Signal()
         length = splitter.o.payload.length
-        m.d.sync += room.eq(room - (length & asked.replicate(len(length))) + leaves)
+        m.d.sync += room.eq(room - (length & asked.replicate(len(length))) + handed_on)
         m.d.comb += [
             self.request.valid.eq(splitter.o.valid & enough),
             self.request.payload.memory.eq(splitter.o.payload.memory),
@@ -114,50 +117,59 @@ class FetchUnit(wiring.Component):
             for code in Opcode
             if code.unit is not Unit.COMPUTE or code in (Opcode.COMPUTE, *settings_of(config))
         ]
-        # The first word of an instruction says whose it is; the others follow it.
+        # The first word of an instruction says whose it is; the others follow it. That is found out as the
+        # word goes to the register, so that no queue waits for it.
         header = Signal(HEADER)
         opcode = header.opcode
         m.d.comb += header.as_value().eq(buffer.o.payload)
         beat = Signal(range(beats)) if beats > 1 else Signal(1)
-        # An opcode that there is not stays where it is until the fault has stopped the engine.
-        unit = Signal(2)
-        unknown = Signal()
-        target = Signal(2)  # plus 1, as in the opcode
         first = Signal(init=1)
+        unit = Signal(len(Unit))  # one bit for each
+        kind = Signal(range(len(kinds)))  # place of the opcode
+        known = Cat(opcode == code for code in kinds).any()
+        target = Cat((opcode[:2] == index + 1) & known for index in Unit)
+        place = Signal.like(kind)
+        for position, code in enumerate(kinds):
+            with m.If(opcode == code):
+                m.d.comb += place.eq(position)
+
+        word = Signal(config.bus_bits, reset_less=True)
+        there = Signal()
+        whose = Signal(len(Unit))  # none: nothing is there, or it is nobody's
+        word_kind = Signal.like(kind, reset_less=True)
+        word_beat = Signal.like(beat, reset_less=True)
+        # An opcode that there is not stays where it is until the fault has stopped the engine.
         m.d.comb += [
-            unknown.eq(first & Cat(opcode != code for code in kinds).all()),
-            target.eq(Mux(first, opcode[:2], unit)),
+            handed_on.eq((whose & Cat(self.o[index].ready for index in Unit)).any()),
+            buffer.o.ready.eq(~there | handed_on),
         ]
-        for index in Unit:
-            m.d.comb += [
-                self.o[index].payload.eq(buffer.o.payload),
-                self.o[index].valid.eq(buffer.o.valid & (target == index + 1) & ~unknown),
+        with m.If(buffer.o.ready):
+            m.d.sync += [
+                there.eq(buffer.o.valid),
+                word.eq(buffer.o.payload),
+                whose.eq(Mux(first, target, unit) & buffer.o.valid.replicate(len(Unit))),
+                word_kind.eq(Mux(first, place, kind)),
+                word_beat.eq(beat),
             ]
-        with m.Switch(target):
-            for index in Unit:
-                with m.Case(index + 1):
-                    m.d.comb += buffer.o.ready.eq(self.o[index].ready & ~unknown)
-        with m.If(leaves):
-            m.d.sync += [unit.eq(target), beat.eq(beat + 1), first.eq(beat == beats - 1)]
+        with m.If(buffer.o.valid & buffer.o.ready):
+            m.d.sync += [beat.eq(beat + 1), first.eq(beat == beats - 1)]
             with m.If(beat == beats - 1):
                 m.d.sync += beat.eq(0)
+            with m.If(first):
+                m.d.sync += [unit.eq(target), kind.eq(place)]
+        for index in Unit:
+            m.d.comb += [self.o[index].payload.eq(word), self.o[index].valid.eq(whose[index])]
         # A unit's decoder keeps of each field only the bits that this engine needs; all others must be zero.
         # The fault stops the engine before the instruction has come through its queue.
-        kind = Signal(range(len(kinds)))  # place of the opcode of the words that follow the first
-        place = Signal(range(len(kinds)))
-        excess = Array(Signal(name=f"excess_{code.name.lower()}") for code in kinds)
+        excess = Array(Signal(name=f"excess_{code.name.lower()}", reset_less=True) for code in kinds)
         for position, code in enumerate(kinds):
             kept = kept_bits(config, code)
             words = [~(kept >> config.bus_bits * i) & (1 << config.bus_bits) - 1 for i in range(beats)]
-            masked = [(beat == i) & (buffer.o.payload & mask).any() for i, mask in enumerate(words)]
-            m.d.comb += excess[position].eq(Cat(masked).any())
-            with m.If((beat == 0) & (opcode == code)):
-                m.d.comb += place.eq(position)
-        with m.If(beat != 0):
-            m.d.comb += place.eq(kind)
-        with m.If(leaves):
-            m.d.sync += kind.eq(place)
-        m.d.sync += self.illegal.eq(buffer.o.valid & (unknown | (leaves & excess[place])))
+            masked = [(word_beat == i) & (word & mask).any() for i, mask in enumerate(words)]
+            m.d.sync += excess[position].eq(Cat(masked).any())
+        checked = delay(m, Cat(there, there & ~whose.any()), 1, "checked", reset_less=False)
+        checked_kind = delay(m, word_kind, 1, "checked_kind")
+        m.d.sync += self.illegal.eq(checked[1] | (checked[0] & excess[checked_kind]))
         outstanding = room != self.BUFFER
         m.d.comb += self.idle.eq((left == 0) & splitter.i.ready & ~outstanding & ~self.start)
         return m

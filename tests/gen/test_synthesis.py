@@ -306,7 +306,7 @@ def test_an_engine_of_another_family_is_refused():
 @pytest.mark.parametrize(
     ("target", "luts", "given", "expected"),
     [
-        ("ecp5-85k", 20_000, None, (10, ["--router", "router2"])),
+        ("ecp5-85k", 20_000, None, (None, ["--router", "router2"])),
         ("ecp5-85k", 2_000, None, (30, [])),
         ("ecp5-85k", 20_000, 7, (7, ["--router", "router2"])),
         ("ice40-up5k", 20_000, None, (10, [])),
@@ -318,4 +318,5 @@ def test_tuning(target, luts, given, expected, tmp_path):
     (tmp_path / "packed.json").write_text(json.dumps(packed))
     flow = Flow(TARGETS[target], tmp_path, 100, 60, print, given)
     weight, router = expected
-    assert flow.tuning() == ["--placer-heap-timingweight", str(weight), *router]
+    placer = ["--placer", "static"] if weight is None else ["--placer-heap-timingweight", str(weight)]
+    assert flow.tuning() == [*placer, *router]
