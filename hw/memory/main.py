@@ -41,7 +41,8 @@ class MainMemory(wiring.Component):
 
     Of ``block`` RAM a word is read and another one written in a cycle, of ``single`` port RAM one of both.
     The host goes first, its accesses being rare; then a burst's words that are there to be written, then
-    those to be read. A burst that nothing else interrupts goes at a word per cycle.
+    those to be read. Only a word that the host writes to block RAM waits for a cycle without one of a burst.
+    A burst that nothing else interrupts goes at a word per cycle.
 
     No word is read in the cycle in which it is written (the read waits), as block RAM does not define what it
     gives then. Of ``block`` RAM, a read waits for a write of any word that is like its own in the lowest bits
@@ -186,11 +187,15 @@ class MainMemory(wiring.Component):
 
         # Who goes
         open_ = room if one_port else Const(1)  # a write may change the RAM's output
-        host_writes = host_asks & host_we & open_
-        write_turn = writing & open_ & ~host_writes
         if one_port:
-            write_turn &= ~host_asks
-        burst_writes = write_turn & self.s_wvalid
+            host_writes = host_asks & host_we & open_
+            write_turn = writing & open_ & ~host_asks
+            burst_writes = write_turn & self.s_wvalid
+        else:
+            # Whether a word is taken hangs on no decision. Between bursts there is a cycle for the host.
+            write_turn = writing
+            burst_writes = writing & self.s_wvalid
+            host_writes = host_asks & host_we & ~burst_writes
         read_address = Mux(host_asks & ~host_we, host_place, read_place)
         write_address = Mux(host_writes, host_place, write_place)
         write = Signal()
