@@ -1,14 +1,25 @@
 """Mutants of one small unit; the tests of all of them are ``tests/hw/pe/test_mutants.py``."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bitwright.gen.equivalence import Equivalent
-from bitwright.gen.mutation import SUBJECTS, Subject, main, mutate
+from bitwright.gen.mutation import (
+    SUBJECTS,
+    OutOfRange,
+    Subject,
+    _out_of_range,
+    bits_equal_when_shifted,
+    main,
+    mutate,
+    unit_of,
+)
 from bitwright.hw.errors import BitwrightError
 from bitwright.hw.pe import UNITS
+from bitwright.hw.pe.contract import Precision
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,3 +64,33 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--number = 0: must be at least 1" in capsys.readouterr().err
     assert main(["xnor", "--record"]) == 2
     assert "is of all subjects" in capsys.readouterr().err
+
+
+def test_bits_equal_when_shifted() -> None:
+    """Stripes, 64 terms: in front of the last shift at most 64 * 15 (au2wu4), which takes 11 of its 13 bits."""
+    assert {
+        name: bits_equal_when_shifted(unit_of(name)) for name in ("stripes", "bismo", "parallel-lut")
+    } == {
+        "stripes": 13 - 11 + 1,
+        "bismo": 12 - 11 + 1,  # 64 * (3 * 7 - 1) / 2
+        "parallel-lut": 0,
+    }
+    # Behind the plane of signs alone it is minus the sum of 64 weights from -2 to 1.
+    unit = UNITS["stripes"](precisions=(Precision.parse("a2w2"),), reduction=64, lanes=4)
+    assert unit.accumulator_bits == 10
+    assert bits_equal_when_shifted(unit) == 10 - 9 + 1
+
+
+def test_what_shifts_the_highest_bits(tmp_path: Path) -> None:
+    module = {
+        "cells": {
+            "$1": {"connections": {"A": [12], "B": [3], "Y": [40]}},
+            "$2": {"connections": {"A": [9], "Y": [41]}},
+        },
+        "netnames": {"accumulator": {"bits": list(range(13))}, "other": {"bits": [12, 3]}},
+    }
+    (tmp_path / "netlist.json").write_text(json.dumps({"modules": {"dut": module}}))
+    subject = SUBJECTS["stripes"]
+    found = _out_of_range(subject, "-mode inv -module \\dut -cell $1 -port \\A -portbit 0", tmp_path)
+    assert found == OutOfRange(bit=12, equal=3)
+    assert _out_of_range(subject, "-mode inv -module \\dut -cell $2 -port \\A -portbit 0", tmp_path) is None

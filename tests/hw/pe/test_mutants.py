@@ -41,6 +41,8 @@ def test_vectors(name, exercise, rng):
     share = 8 / (7 + max(len(spec.beats(precision)) for precision in precisions))
     count = round(60 * share)
     exercise(spec, *precisions, count=count, steps=1, bubbles=0, resets=count * len(precisions) // 2)
+    # Cut off after everything that came has been added up, too.
+    exercise(spec, *precisions, count=count, steps=2, bubbles=0.6, resets=count * len(precisions) // 2)
     random = np.random.default_rng(rng.getrandbits(32))
     for precision in precisions:
         exercise(spec, precision, count=200 // len(spec.beats(precision)), steps=1, bubbles=0)

@@ -29,7 +29,27 @@ def cases(count: int, rng: random.Random) -> list[dict]:
             multiplier = 2**30
             scaled = rng.randint(-200, 200)
             acc = (scaled << 1 - shift) + (1 << -shift) + rng.choice([-1, 0, 0, 1])
+            if rng.random() < 0.3:
+                # One bit beside it, as low as there are any: of the accumulator, or of the factor.
+                acc = (rng.randint(-200, 200) << 1 - shift) + (1 << -shift) + (1 << rng.randint(0, 1 - shift))
+            elif rng.random() < 0.3:
+                acc = rng.choice([-1, 1]) << -shift
+                multiplier += rng.choice([0, 1 << rng.randint(0, 29)])
+            zero_point = rng.choice([zero_point, 0])
+            low, high = rng.choice([(low, high), (-128, 127)])
             bias = 0
+        elif rng.random() < 0.6:
+            # The accumulator at which the result becomes another, of any factor, where nothing clips it.
+            shift = rng.randint(-20, 0)
+            multiplier = rng.randint(2**30, 2**31 - 1)
+            zero_point = rng.randint(-3, 3)
+            low, high = rng.choice([(-128, 127), (-128 + rng.randint(0, 7), 127 - rng.randint(0, 7))])
+            border = 2 * rng.randint(-130, 130) + 1
+            total = (border << 30 - shift) // multiplier + rng.choice([0, 1])
+            bias = rng.choice([0, rng.randint(-(2**29), 2**29)])
+            if abs(total - bias) >= 1 << ACCUMULATOR_BITS - 1:
+                bias = 0
+            acc = total - bias
         found.append(
             {
                 "acc": acc,
@@ -57,7 +77,7 @@ def expected(case: dict) -> int:
 
 @pytest.mark.parametrize("cycles", [1, 4])
 def test_values_and_latency(cycles: int, rng, simulate) -> None:
-    todo = [case for case in cases(3000 // cycles, rng) if abs(case["acc"] + case["bias"]) < 2**31]
+    todo = [case for case in cases(6000 // cycles, rng) if abs(case["acc"] + case["bias"]) < 2**31]
     dut = Requantiser(accumulator_bits=ACCUMULATOR_BITS, bits=8, cycles=cycles)
     got: list[tuple[int, int]] = []
 
