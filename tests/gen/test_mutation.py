@@ -67,14 +67,13 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_bits_equal_when_shifted() -> None:
-    """Stripes, 64 terms: in front of the last shift at most 64 * 15 (au2wu4), which takes 11 of its 13 bits."""
-    assert {
-        name: bits_equal_when_shifted(unit_of(name)) for name in ("stripes", "bismo", "parallel-lut")
-    } == {
-        "stripes": 13 - 11 + 1,
-        "bismo": 12 - 11 + 1,  # 64 * (3 * 7 - 1) / 2
+    """Of the bits of an accumulator, those that the greatest sum in front of a shift takes."""
+    expected = {
+        "stripes": 13 - 11 + 1,  # au2wu4, 64 terms: 64 * 15
+        "bismo": 12 - 11 + 1,  # au2wu3: 64 * (3 * 7 - 1) / 2
         "parallel-lut": 0,
     }
+    assert {name: bits_equal_when_shifted(unit_of(name)) for name in expected} == expected
     # Behind the plane of signs alone it is minus the sum of 64 weights from -2 to 1.
     unit = UNITS["stripes"](precisions=(Precision.parse("a2w2"),), reduction=64, lanes=4)
     assert unit.accumulator_bits == 10
