@@ -6,6 +6,24 @@ from pathlib import Path
 
 import pytest
 
+LONG = "takes minutes and shows on another engine what a shorter one shows: run it with --long"
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="Also run tests that take minutes each.")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", f"long: {LONG}")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--long"):
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason=LONG))
+
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
