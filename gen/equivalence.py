@@ -24,7 +24,7 @@ from bitwright.hw.errors import BitwrightError
 
 __all__ = ["Aiger", "Condition", "Difference", "Equivalent", "Machine", "Outcome", "Undecided"]
 
-_BUDGET = 300_000
+_BUDGET = 100_000
 """Conflicts after which the solver gives up one question."""
 
 Bit = tuple[str, int]

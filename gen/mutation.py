@@ -77,7 +77,7 @@ MUTATED: Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]] = {
     "parallel-lut": ("parallel", {"lanes": 3, "multiplier": "lut"}, ("a4w3", "au3wu4", "a1w1")),
     "parallel-dsp": ("parallel", {"lanes": 2, "multiplier": "dsp", "outputs": 2}, ("a4w3",)),
     "bitfusion": ("bitfusion", {"lanes": 1}, ("a4w4", "au4w2", "a2wu2", "a8w2")),
-    "bitblade": ("bitblade", {"lanes": 1}, ("a4w4", "au4w2", "a2wu2", "a8w2")),
+    "bitblade": ("bitblade", {"lanes": 1}, ("a4w4", "a2wu2")),
     "stripes": ("stripes", {"lanes": 4}, ("a3w3", "au2wu4", "a1w2")),
     "unpu": ("unpu", {"lanes": 5, "outputs": 1}, ("a2w2", "au2wu2")),
     "loom": ("loom", {"lanes": 5}, ("a3w2", "au2wu3", "a1w1")),

@@ -243,7 +243,8 @@ class UnpuUnit(DotProductUnit):
             signs.append(sign)
         digits, _ = _biased_tree(datapath, sums, signs)
         base = Signal(len(digits.bits), name="base", reset_less=True)
-        with m.If(datapath.delayed(datapath.strobe(valid & take), digits.time).value):
+        # Needs no reset: every step takes its own before it is used.
+        with m.If(datapath.delayed(valid & take, digits.time).value):
             m.d.sync += base.eq(datapath.value(digits))
 
         # Half of digits + base + the last sign. That is even, so that the lowest bits of the three carry if
