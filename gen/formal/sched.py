@@ -269,7 +269,8 @@ def fetch(bench: Bench, *, config: EngineConfig, kind: Any = FetchUnit) -> None:
     outstanding = Signal(range(dut.BUFFER + 1))
     bench.m.d.sync += outstanding.eq(outstanding + Mux(asked, length, 0) - dut.word_valid)
     bench.assume(~dut.word_valid | (outstanding != 0))
-    level = bench.inside("dut.buffer.level", (dut.BUFFER + 2).bit_length())
+    there = bench.inside("dut.there", 1)
+    level = bench.inside("dut.buffer.level", (dut.BUFFER + 2).bit_length()) + there
     room = bench.inside("dut.room", (dut.BUFFER).bit_length())
     burst = min(dut.BURST, config.burst_beats)
     given = bench.inside("dut.splitter.o__valid", 1)
@@ -292,7 +293,15 @@ def fetch(bench: Bench, *, config: EngineConfig, kind: Any = FetchUnit) -> None:
         bench.stays(dut.request.valid, dut.request.ready, dut.request.payload) | bench.before(dut.start),
     )
     offered = Cat(port.valid for port in dut.o)
+    unit = bench.inside("dut.unit", len(offered))
+    bench.claim("inside: an instruction is of one unit", (unit & (unit - 1))[: len(unit)] == 0)
+    bench.claim("inside: what is offered is there", there | (offered == 0))
     bench.claim("a word goes to one unit", (offered & (offered - 1))[: len(offered)] == 0)
+    for index, port in enumerate(dut.o):
+        bench.claim(
+            f"a word for unit {index} stays until it is taken",
+            bench.stays(port.valid, port.ready, port.payload),
+        )
     taken = Cat(port.valid & port.ready for port in dut.o).any()
     bench.claim(
         "idle means that nothing is asked for or inside",
