@@ -94,6 +94,12 @@ def _read(file: IO[bytes], size: int) -> NDArray[Any]:
     read_header = (
         np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     )
+    # Room for a header is made before it is read: first see that it is there.
+    start = file.tell()
+    length = int.from_bytes(file.read(2 if version == (1, 0) else 4), "little")
+    if length > size:
+        raise ValueError(f"a header of {length} bytes, but only {size} in all")
+    file.seek(start)
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "iufbUS" or dtype.hasobject:
         raise ValueError(f"elements of type {dtype} are neither numbers nor text")

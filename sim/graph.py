@@ -723,6 +723,10 @@ class AveragePool(_OneInput, _Windows):
         return replace(self, tables=average_tables(counts, source.format, mean, where=f"node '{self.name}'"))
 
 
+_ENTRIES_AT_ONCE = 1 << 20
+"""Of a table, those that are computed together."""
+
+
 def average_tables(
     counts: NDArray[np.int64],
     format: Format,
@@ -749,8 +753,12 @@ def average_tables(
     """
     tables = {}
     for count in np.unique(counts).tolist():
-        _average_entries(format, count, where)
-        tables[count] = np.asarray(mean(np.arange(count * format.min, count * format.max + 1), count))
+        entries = _average_entries(format, count, where)
+        table = tables[count] = np.empty(entries, np.int64)
+        # In parts, as the arithmetic takes several times the memory of its results.
+        for start in range(0, entries, _ENTRIES_AT_ONCE):
+            sums = np.arange(start, min(start + _ENTRIES_AT_ONCE, entries)) + count * format.min
+            table[start : start + len(sums)] = mean(sums, count)
     return tables
 
 

@@ -47,7 +47,7 @@ def test_as_numpy_reads_them(tmp_path, save):
         (npy((2,), bytes(2), "'|O'"), "neither numbers nor text"),
         (npy((2,), bytes(2), "'|V1'"), "neither numbers nor text"),
         (npy("(" * 3000), "Cannot parse header|EOF in multi-line"),
-        (npy((2,))[:20], "EOF"),
+        (npy((2,))[:20], "a header of 56 bytes"),
         (b"\x93NUMPY\7\0" + npy((2,))[8:], "version 7.0|we only support"),
     ],
 )
