@@ -10,7 +10,7 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.sched.isa import Opcode
 
 from ..config import load
-from . import bus, engine, host, memory, sched
+from . import bus, engine, host, memory, sched, transfer
 from .bench import Bench
 from .solver import Result, solve
 
@@ -91,6 +91,10 @@ def _given(**parameters: Any) -> Callable[[], dict[str, Any]]:
 
 def _of_tiny(**parameters: Any) -> Callable[[], dict[str, Any]]:
     return lambda: {"config": _tiny(), **parameters}
+
+
+def _of_base(**parameters: Any) -> Callable[[], dict[str, Any]]:
+    return lambda: {"config": load("base"), **parameters}
 
 
 _FIFO = "memory/fifo.py: BlockFifo"
@@ -208,6 +212,24 @@ _ALL = (
             quick=opcode is Opcode.LOAD,
         )
         for opcode in (Opcode.LOAD, Opcode.STORE)
+    ),
+    Proof(
+        "load-unit",
+        "memory/load.py: LoadUnit",
+        transfer.load_unit,
+        _of_tiny(),
+        "of `tiny`",
+        steps=3,
+        quick=False,
+    ),
+    Proof(
+        "store-unit",
+        "memory/store.py: StoreUnit",
+        transfer.store_unit,
+        _of_base(),
+        "of `base`",
+        steps=3,
+        quick=False,
     ),
     Proof(
         "host-link",

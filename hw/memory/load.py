@@ -158,7 +158,7 @@ class LoadUnit(wiring.Component):
         last_bank = Signal()
         words_left = Signal.like(instruction.beats)
         last_word = Signal()
-        post = Signal(3)
+        post = Signal(3, name="posted")
 
         ending = self.word_valid & last_word
         fetch_place = (held != 0) & (~active | ending)

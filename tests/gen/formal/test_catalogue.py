@@ -20,6 +20,8 @@ from bitwright.hw.bus.link import HostLink
 from bitwright.hw.bus.wishbone import AxiLiteBridge
 from bitwright.hw.engine import Engine
 from bitwright.hw.memory.fifo import BlockFifo
+from bitwright.hw.memory.load import LoadUnit
+from bitwright.hw.memory.store import StoreUnit
 from bitwright.hw.sched.decode import InstructionDecoder
 from bitwright.hw.sched.fetch import FetchUnit
 from bitwright.hw.sched.tokens import TokenBank
@@ -71,6 +73,14 @@ MUTANTS = {
     "read-arbiter": [(ReadPort, SECOND, "second.ready.eq(check.i.ready & ~many & first.valid)", {})],
     "decoder-load": [(InstructionDecoder, "m.If(count == place)", "m.If(count >= place)", {})],
     "decoder-store": [(InstructionDecoder, "self.i.ready.eq(~full)", "self.i.ready.eq(1)", {})],
+    "load-unit": [
+        (LoadUnit, "last_word.eq(words_left == 2)", "last_word.eq(words_left == 1)", {}),
+        (LoadUnit, "bank + 2 == bank_counts[buffer]", "bank + 1 == bank_counts[buffer]", {}),
+    ],
+    "store-unit": [
+        (StoreUnit, "sent & (~kept | self.forward_ready)", "sent", {}),
+        (StoreUnit, "& ~loaded & ~held & ~kept", "& ~loaded & ~kept", {}),
+    ],
     "host-link": [(HostLink, "special & ~escape, ESCAPE, byte", "special & escape, ESCAPE, byte", {})],
     "engine-window": [(Engine, "offsets[name]) & ~busy", "offsets[name])", {})],
 }
