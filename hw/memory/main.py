@@ -28,6 +28,28 @@ _HOST = ("adr", "dat_w", "sel", "we")
 _QUEUE = 8
 """Words for R that are under way or wait: a power of two, and no less than the cycles that a word takes."""
 
+_DEEPEST = 1 << 14
+_SHALLOWEST = 1 << 11
+"""Words of a block RAM at its narrowest, and at a byte each: of 16 kbit, as most are."""
+
+
+def _banks(depth: int) -> list[tuple[int, int]]:
+    """First word and number of words of each bank: powers of two, as far as it goes, the largest first.
+
+    A memory of one bit that is as deep as a block RAM can be needs no multiplexers behind it, and any other
+    one as many as it is deeper, so that of 18,432 words of a byte (9 block RAMs) the bits of 16,384 lie in
+    one each and the rest in another: two inputs to choose from instead of nine. As the largest is first, a
+    word's place in its bank is the lower part of its address.
+    """
+    banks = []
+    first = 0
+    while first < depth:
+        left = depth - first
+        count = min(left, _SHALLOWEST) if left <= _SHALLOWEST else min(_DEEPEST, 1 << (left.bit_length() - 1))
+        banks.append((first, count))
+        first += count
+    return banks
+
 
 class MainMemory(wiring.Component):
     """A memory that an AXI4 master and a Wishbone initiator share.
@@ -51,17 +73,19 @@ class MainMemory(wiring.Component):
     A large memory of block RAM lies all over the chip, so registers stand before and behind it, and reads are
     under way for some cycles; a queue has room for all of them::
 
-        cycle   0         1                 2      3          4
-        block   decided   in front of RAM   read   register   queue: R        Wishbone is answered in 3
+        cycle   0         1                 2      3              4            5
+        block   decided   in front of RAM   read   a bank's own   the bank's   queue: R
         single  decided = read    given: R, Wishbone
+
+    Wishbone is answered from cycle 4's register.
 
     The master's part of the bargain, kept by :mod:`bitwright.hw.bus.axi4`: bursts are INCR, of whole words,
     and do not cross a multiple of ``burst_beats`` words. A word of R that it does not take holds up
     everything else where the RAM has one port, so it must not wait for a write meanwhile.
 
     Latency, without interruption: the first word of a read burst two cycles after its address was taken, of
-    block RAM five; the answer to a write burst in the cycle after its last word. Wishbone is answered by
-    single port RAM in the cycle after the one in which it asks; by block RAM a cycle later, and a read two
+    block RAM six; the answer to a write burst in the cycle after its last word. Wishbone is answered by
+    single port RAM in the cycle after the one in which it asks; by block RAM a cycle later, and a read three
     more.
 
     Parameters
@@ -233,22 +257,31 @@ class MainMemory(wiring.Component):
             with m.If(burst_reads):
                 m.d.sync += [self.s_rvalid.eq(1), self.s_rid.eq(read_id), self.s_rlast.eq(last)]
         else:
-            burst_there = delay(m, burst_reads, 3, "burst_reads", reset_less=False)
-            host_came = delay(m, host_reads, 2, "host_reads", reset_less=False)
-            ram_data = Signal(self.bus_bits)
-            # A RAM for each byte leaves its shape to synthesis: deep and narrow ones need no multiplexers.
-            for byte in range(word_bytes):
-                m.submodules[f"ram_{byte}"] = lane = Ram(width=8, depth=depth, registered=True)
-                m.d.comb += [
-                    lane.write_enable.eq(strobes[byte]),
-                    lane.write_address.eq(write_address),
-                    lane.write_data.eq(data[8 * byte :][:8]),
-                    lane.read_enable.eq(burst_reads | host_reads),
-                    lane.read_address.eq(read_address),
-                    ram_data[8 * byte :][:8].eq(lane.read_data),
+            burst_there = delay(m, burst_reads, 4, "burst_reads", reset_less=False)
+            host_came = delay(m, host_reads, 3, "host_reads", reset_less=False)
+            chosen = Const(0, self.bus_bits)
+            for index, (first, count) in enumerate(_banks(depth)):
+                place_bits = (count - 1).bit_length()
+                is_here = [
+                    address[place_bits:] == first >> place_bits for address in (write_address, read_address)
                 ]
-            word = delay(m, ram_data, 1, "word")
-            with_word = delay(m, Cat(read_id, last), 3, "with_word")
+                bank_word = Signal(self.bus_bits, name=f"bank_{index}_word")
+                # A RAM for each byte leaves its shape to synthesis.
+                for byte in range(word_bytes):
+                    m.submodules[f"ram_{index}_{byte}"] = lane = Ram(width=8, depth=count, registered=True)
+                    m.d.comb += [
+                        lane.write_enable.eq(strobes[byte] & is_here[0]),
+                        lane.write_address.eq(write_address),
+                        lane.write_data.eq(data[8 * byte :][:8]),
+                        # Where it is another bank's word, nobody looks at this one.
+                        lane.read_enable.eq(burst_reads | host_reads),
+                        lane.read_address.eq(read_address),
+                        bank_word[8 * byte :][:8].eq(lane.read_data),
+                    ]
+                own = delay(m, bank_word, 1, f"bank_{index}_own")
+                chosen |= own & delay(m, is_here[1], 3, f"bank_{index}_read").replicate(self.bus_bits)
+            word = delay(m, chosen, 1, "word")
+            with_word = delay(m, Cat(read_id, last), 4, "with_word")
 
             # Words for R wait in a queue; none is read that there is no room for.
             m.submodules.queue = queue = LutRam(width=self.bus_bits + 2, depth=_QUEUE)
