@@ -37,6 +37,8 @@ from bitwright.hw.errors import BitwrightError
 from bitwright.hw.formats import Format, Int
 from bitwright.hw.pe import UNITS
 from bitwright.hw.pe.contract import DotProduct, Layout, Order, Precision
+from bitwright.hw.quant.arithmetic import MAX_LEFT_SHIFT
+from bitwright.hw.quant.requantise import CHANNEL, Requantiser
 from bitwright.sim.native import compile_native
 from bitwright.sim.tools import find_simulator
 
@@ -114,16 +116,19 @@ class Subject:
         When outputs count, by port: a port, how many bits of the output go with a bit of that one (0: any bit
         of that one is enough), and how many cycles ago. Outputs that are left out always count.
     unit
-        The dot-product unit that it is; None for others. Of its inputs it is known which are legal.
+        The dot-product unit that it is; None for others.
     depth
-        Cycles of the induction in proofs; 0 where none are tried.
+        Cycles of the induction in proofs; as many as a value takes through it, if not more.
+    legal
+        Which inputs are legal, for proofs, by the ports' widths: of every cycle, and of the first.
     """
 
     name: str
     tests: tuple[str, ...]
     observed: Mapping[str, tuple[str, int, int]]
+    depth: int
+    legal: Callable[[Mapping[str, int]], tuple[list[Clause], list[Clause]]]
     unit: DotProduct | None = None
-    depth: int = 0
 
     @property
     def description(self) -> str:
@@ -142,26 +147,24 @@ def _unit_subject(name: str) -> Subject:
             "o": ("o_valid", 0, 0),
             **{f"o__{index}": ("o_valid", 0, 0) for index in range(unit.outputs)},
         },
-        unit=unit,
         depth=unit.latency + 2,
+        legal=lambda widths: _legal_beats(unit),
+        unit=unit,
     )
 
 
-_QUANT = (
-    Subject(
-        name="requantise-1",
-        tests=("tests/hw/quant/test_requantise.py::test_values_and_latency[1]",),
+def _requantiser_subject(cycles: int) -> Subject:
+    return Subject(
+        name=f"requantise-{cycles}",
+        tests=(f"tests/hw/quant/test_requantise.py::test_values_and_latency[{cycles}]",),
         observed={"o": ("done", 0, 0)},
-    ),
-    Subject(
-        name="requantise-4",
-        tests=("tests/hw/quant/test_requantise.py::test_values_and_latency[4]",),
-        observed={"o": ("done", 0, 0)},
-    ),
-)
+        depth=Requantiser.latency_of(cycles) + 2,
+        legal=lambda widths: (_legal_elements(cycles, widths), []),
+    )
+
 
 SUBJECTS: Mapping[str, Subject] = {
-    subject.name: subject for subject in (*map(_unit_subject, MUTATED), *_QUANT)
+    subject.name: subject for subject in (*map(_unit_subject, MUTATED), *map(_requantiser_subject, (1, 4)))
 }
 """Everything that can be mutated, by name."""
 
@@ -358,7 +361,7 @@ def mutate(
         alive = [int(line[0]) for line in lines[1:] if line[1] == "survived"]
         say(f"{subject.name}: {len(killed)} killed, {len(alive)} survive")
         outcomes: dict[int, Outcome | OutOfRange] = {}
-        if explain and alive and subject.depth:
+        if explain and alive:
             machine = _machine(subject, ports, folder)
             for number in alive:
                 outcome = machine.compare(number)
@@ -571,8 +574,9 @@ def _machine(subject: Subject, ports: Sequence[tuple[str, int, bool]], folder: P
         "yosys",
         [
             "-p",
-            "read_rtlil mutants.il; hierarchy -top dut; memory_map; opt_clean; techmap; opt; async2sync; "
-            "dffunmap; simplemap; aigmap; opt_clean; write_aiger -ascii -zinit -map dut.map dut.aag",
+            "read_rtlil mutants.il; hierarchy -top dut; memory_map; opt_clean; techmap; opt; setundef -zero; "
+            "async2sync; dffunmap; simplemap; aigmap; opt_clean; "
+            "write_aiger -ascii -zinit -map dut.map dut.aag",
         ],
         folder,
         log="aiger.log",
@@ -584,7 +588,7 @@ def _machine(subject: Subject, ports: Sequence[tuple[str, int, bool]], folder: P
         for bit in range(widths.get(name, 0)):
             bits = tuple((port, index) for index in range(widths[port]))
             observed[name, bit] = Condition(bits if not share else (bits[bit // share],), ago)
-    legal, initial = _legal(subject.unit) if subject.unit else ([], [])
+    legal, initial = subject.legal(widths)
     return Machine(
         aiger,
         selector=_SELECTOR,
@@ -651,7 +655,62 @@ def _out_of_range(subject: Subject, mutation: str, folder: Path) -> OutOfRange |
     return None
 
 
-def _legal(unit: DotProduct) -> tuple[list[Clause], list[Clause]]:
+def _legal_elements(cycles: int, widths: Mapping[str, int]) -> list[Clause]:
+    """Inputs of a requantiser that are legal: a shift that there is, bounds of the clamp in their order, and
+    an element held for its cycles.
+    """
+    exponent: list[Bit] = [
+        ("channel", CHANNEL["exponent"].offset + bit) for bit in range(CHANNEL["exponent"].width)
+    ]
+    greatest = MAX_LEFT_SHIFT + 31
+    # A number beyond has a bit that the greatest has not, where those above are as in it.
+    clauses: list[Clause] = [
+        [
+            (exponent[bit], False),
+            *(
+                (above, False)
+                for place, above in enumerate(exponent)
+                if place > bit and greatest >> place & 1
+            ),
+        ]
+        for bit in range(len(exponent))
+        if not greatest >> bit & 1
+    ]
+    # In the highest bit that is not equal the lower bound has 0, but the sign.
+    low, high = (
+        [("channel", CHANNEL[name].offset + bit) for bit in range(CHANNEL[name].width)]
+        for name in ("low", "high")
+    )
+    sign = len(low) - 1
+    clauses.append([(("first difference", bit), True) for bit in range(-1, len(low))])
+    for bit in range(-1, len(low)):
+        unless = (("first difference", bit), False)
+        for above in range(bit + 1, len(low)):
+            clauses += [[unless, (low[above], value), (high[above], not value)] for value in (False, True)]
+        if bit >= 0:
+            clauses += [[unless, (low[bit], bit == sign)], [unless, (high[bit], bit != sign)]]
+    start, rst = ("start", 0), ("rst", 0)
+    inputs = [(port, bit) for port in ("channel", "acc") for bit in range(widths[port])]
+    if cycles > 1:
+        for port, bit in inputs:
+            now, then = (port, bit), (f"{port} before'", bit)
+            clauses += [[(now, False), (then, True)], [(now, True), (then, False)]]
+    for held in range(1, cycles):
+        is_held = ("held", held)
+        clauses += [
+            [(start if held == 1 else ("held", held - 1), False), (rst, True), (("held'", held), True)],
+            [(is_held, False), (start, False)],
+        ]
+        for port, bit in inputs:
+            now, then = (port, bit), (f"{port} before", bit)
+            clauses += [
+                [(is_held, False), (now, False), (then, True)],
+                [(is_held, False), (now, True), (then, False)],
+            ]
+    return clauses
+
+
+def _legal_beats(unit: DotProduct) -> tuple[list[Clause], list[Clause]]:
     """Inputs that the contract allows: of every cycle, and of the first.
 
     A beat is one that a precision of the unit has: its control, words that hold elements of that precision,
@@ -770,7 +829,6 @@ def _word(unit: DotProduct, precision: Precision, port: str, word: int) -> list[
 
 _NOT_COVERED = (
     "Mutations of more than one bit, of clocks, and of anything but the parameters that are listed.",
-    "Mutants of the requantiser are not given to the solver: what survives there stays unexplained.",
     "Which inputs are legal, the proofs take from the contract cycle by cycle; steps may differ from beat "
     "to beat.",
 )

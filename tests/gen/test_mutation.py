@@ -10,7 +10,6 @@ from bitwright.gen.equivalence import Equivalent
 from bitwright.gen.mutation import (
     SUBJECTS,
     OutOfRange,
-    Subject,
     _out_of_range,
     bits_equal_when_shifted,
     main,
@@ -44,10 +43,8 @@ def test_mutants_of_a_unit_are_killed_or_the_same() -> None:
 def test_tests_that_look_at_nothing_kill_nothing() -> None:
     """Where results count only behind what never comes, as outputs are observed when a constant is set."""
     subject = SUBJECTS["xnor"]
-    blind = replace(
-        subject, observed={"o": ("rst", 0, 10_000), "o_valid": ("rst", 0, 10_000)}, unit=None, depth=0
-    )
-    result = mutate(blind, ROOT, count=5)
+    blind = replace(subject, observed={"o": ("rst", 0, 10_000), "o_valid": ("rst", 0, 10_000)})
+    result = mutate(blind, ROOT, count=5, explain=False)
     assert not result.killed
     assert [outcome for _, outcome in result.survivors] == [None] * 5
     assert (result.proved, result.unexplained, result.share) == (0, 5, 0)
@@ -57,7 +54,7 @@ def test_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BitwrightError, match="has no folder tests; run this from a clone"):
         mutate(SUBJECTS["xnor"], tmp_path)
     with pytest.raises(BitwrightError, match="nobody: its tests fail"):
-        mutate(Subject("nobody", ("tests/none.py",), {}), ROOT)
+        mutate(replace(SUBJECTS["xnor"], name="nobody", tests=("tests/none.py",)), ROOT)
     assert main(["parallel"]) == 2
     assert "parallel: must be one of parallel-lut, " in capsys.readouterr().err
     assert main(["xnor", "--number", "0"]) == 2

@@ -65,6 +65,71 @@ def cases(count: int, rng: random.Random) -> list[dict]:
     return found
 
 
+def corners(rng: random.Random) -> list[dict]:
+    """For every shift: a half and one bit beside it, of every significance, and one bit alone too high."""
+    found = []
+
+    def add(
+        total: int,
+        multiplier: int,
+        shift: int,
+        rounding: str | None = None,
+        bounds: tuple[int, int] = (-128, 127),
+    ) -> None:
+        bias = min(max(rng.choice([total, total - rng.getrandbits(29)]), -(1 << 31)), (1 << 31) - 1)
+        if -(1 << 31) <= total < 1 << 31 and abs(total - bias) < 1 << ACCUMULATOR_BITS - 1:
+            found.append(
+                {
+                    "acc": total - bias,
+                    "bias": bias,
+                    "multiplier": multiplier,
+                    "shift": shift,
+                    "rounding": rounding or rng.choice(["tflite", "half_even"]),
+                    "zero_point": rng.randint(-3, 3),
+                    "low": bounds[0],
+                    "high": bounds[1],
+                }
+            )
+
+    def add_beside(half: int, bit: int, shift: int, rounding: str) -> None:
+        """The product ``half`` halves and this bit; nothing if there are no factors for it."""
+        point = 31 - shift  # where a product's integer part begins
+        product = (half << point - 1) + (1 << bit)
+        power = min(bit, 30)
+        if abs(product >> power) < 1 << 31:
+            add(product >> power, 1 << power, shift, rounding)
+        else:
+            # Of an odd multiplier, every number modulo a power of two is a product.
+            odd = rng.randrange(1, 32, 2)
+            total = (((half & 3) << point - 1) + (1 << bit)) * pow(odd, -1, 2 << point) % (2 << point)
+            add(total, odd, shift, rounding)
+
+    for shift in range(-31, 7):
+        point = 31 - shift
+        for bit in range(point - 1):
+            # Beside the half above an even number, where the bit alone makes it go up.
+            add_beside(4 * rng.randint(-2, 1) + 1, bit, shift, "half_even")
+            if rng.random() < 0.3:
+                add_beside(2 * rng.randint(-3, 3) + 1, bit, shift, "tflite")
+        for half in range(-5, 6, 2):
+            multiplier = rng.randint(1 << 30, (1 << 31) - 1)
+            add(round((half << point - 1) / multiplier), multiplier, shift)
+        for bit in range(7, 31):
+            value = rng.choice([-1, 1]) * ((1 << bit) + rng.randint(0, 100))
+            power = min(point, 30)
+            add(value << point - power, 1 << power, shift)
+        for power in range(8, 16):
+            # A half from two factors whose lower halves are large.
+            if 0 <= point - 1 - power <= 24:
+                factor = rng.randrange(1, 64, 2)
+                add(-(4 - factor % 4) << power, factor << point - 1 - power, shift, "half_even")
+    for _ in range(200):
+        # An integer near a bound.
+        bounds = sorted(rng.randint(-128, 127) for _ in range(2))
+        add(rng.choice(bounds) + rng.randint(-8, 8), 1 << 30, 1, bounds=(bounds[0], bounds[1]))
+    return found
+
+
 def expected(case: dict) -> int:
     scaled = requantise(
         np.array([case["acc"] + case["bias"]]),
@@ -78,6 +143,7 @@ def expected(case: dict) -> int:
 @pytest.mark.parametrize("cycles", [1, 4])
 def test_values_and_latency(cycles: int, rng, simulate) -> None:
     todo = [case for case in cases(6000 // cycles, rng) if abs(case["acc"] + case["bias"]) < 2**31]
+    todo += corners(rng)
     dut = Requantiser(accumulator_bits=ACCUMULATOR_BITS, bits=8, cycles=cycles)
     got: list[tuple[int, int]] = []
 
