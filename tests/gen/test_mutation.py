@@ -23,11 +23,12 @@ from bitwright.hw.pe.contract import Precision
 ROOT = Path(__file__).parents[2]
 
 
-def test_every_unit_and_the_requantisers_are_subjects() -> None:
+def test_every_unit_and_what_follows_is_a_subject() -> None:
     assert {subject.unit.name for subject in SUBJECTS.values() if subject.unit} == set(UNITS)
     assert {name for name, subject in SUBJECTS.items() if not subject.unit} == {
         "requantise-1",
         "requantise-4",
+        "combine",
     }
 
 

@@ -39,8 +39,11 @@ async def fill(ctx, dut, tables):
     ctx.set(dut.table_enable, 0)
 
 
-async def play(ctx, dut, elements):
-    """Elements or None, by cycle; what comes out with each of them, first lane first."""
+async def play(ctx, dut, elements, rng=None):
+    """Elements or None, by cycle; what comes out with each of them, first lane first.
+
+    With random numbers, whatever does not count is one of those.
+    """
     found = []
     sums = hasattr(dut, "low")
     for cycle in range(len(elements) + dut.latency):
@@ -50,6 +53,11 @@ async def play(ctx, dut, elements):
             return elements[index] if 0 <= index < len(elements) else None
 
         now = ago(0)
+        if rng:
+            unused = ["first", "entry", "combine", "table_row", "table_data", "half_even", "low", "high"]
+            for port in (getattr(dut, name, None) for name in unused):
+                if port is not None:
+                    ctx.set(port, rng.getrandbits(len(port)))
         ctx.set(dut.valid, now is not None)
         if now:
             ctx.set(dut.values, now["values"])
@@ -82,18 +90,26 @@ def test_elements(changes, signed, idle, rng, simulate):
     c = config(**changes, precisions=("a8w8",) if signed else ("au8w8",))
     dut = Combiner(c)
     entries = c.channel_words_per_drain
-    # Between two results, and a little to either side
+    # Between two results, and to either side by one bit, however low, or by nothing
     tables = [
-        [(rng.randint(-300, 300) << FRACTION - 1) + rng.randint(-1, 1) for _ in range(256)] for _ in "01"
+        [
+            (rng.choice([rng.randint(-9, 9), rng.randint(-300, 300)]) << FRACTION - 1)
+            + rng.choice([-1, 0, 0, 1, 1 << rng.randrange(FRACTION)])
+            for _ in range(256)
+        ]
+        for _ in "01"
     ]
+    others = [[rng.getrandbits(32) for _ in table] for table in tables]
     operations = [Combine.NONE, *(Combine[name.upper()] for name in c.combined)]
 
     elements, expected = [], []
-    for _ in range(60):
+    for _ in range(110):
         low, high = sorted(number(rng.randrange(256), signed) for _ in range(2))
+        if rng.random() < 0.7:
+            low, high = (-128, 127) if signed else (0, 255)
         common = {"combine": rng.choice(operations), "half_even": rng.randrange(2), "low": low, "high": high}
         held = {}
-        for row in range(rng.choice([1, 2, 4, 9])):
+        for row in range(rng.choice([1, 1, 2, 4, 9])):
             for entry in range(entries):
                 while rng.random() < idle:
                     elements.append(None)
@@ -116,8 +132,9 @@ def test_elements(changes, signed, idle, rng, simulate):
 
     async def drive(ctx):
         if dut.tables:
+            await fill(ctx, dut, others)
             await fill(ctx, dut, tables)
-        found.extend(await play(ctx, dut, elements))
+        found.extend(await play(ctx, dut, elements, rng))
 
     simulate(dut, drive)
     assert found == expected
