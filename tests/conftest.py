@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-LONG = "takes minutes and shows on another engine what a shorter one shows: run it with --long"
+LONG = "takes long, and shorter ones show much of what it does: run it with --long"
 
 
 def pytest_addoption(parser):

@@ -108,7 +108,8 @@ def test_prediction_is_close() -> None:
         (MemoryTiming(hang_after=100), "WATCHDOG"),
     ],
 )
-def test_a_fault_is_named(timing: MemoryTiming, fault: str) -> None:
+def test_a_fault_is_named(timing: MemoryTiming, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bitwright.gen.execute.WATCHDOG_CYCLES", 2000)
     graph = random_mlp([40, 12, 5], rows=2)
     program = compile_graph(graph, BASE)
     with pytest.raises(EngineError, match=fault):
