@@ -6,21 +6,26 @@ from pathlib import Path
 
 import pytest
 
-LONG = "takes long, and shorter ones show much of what it does: run it with --long"
+LONG = "takes long, and shorter ones show most of what it does: run it with --long"
+LONG_TESTS = Path(__file__).with_name("long.txt")
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="Also run tests that take minutes each.")
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", f"long: {LONG}")
+    parser.addoption("--long", action="store_true", help="Also run the tests that tests/long.txt names.")
 
 
 def pytest_collection_modifyitems(config, items):
+    """Skip what is long; a line of the list that names no test of its file is a mistake."""
+    lines = LONG_TESTS.read_text(encoding="utf-8").splitlines()
+    names = {line for line in lines if line and not line.startswith("#")}
+    found = {item: {item.nodeid, item.nodeid.partition("[")[0]} for item in items}
+    files = {item.nodeid.partition("::")[0] for item in items}
+    stale = {name for name in names.difference(*found.values()) if name.partition("::")[0] in files}
+    if stale and not any("::" in argument for argument in config.args):
+        raise pytest.UsageError(f"{LONG_TESTS.name} names no test: {', '.join(sorted(stale))}")
     if not config.getoption("--long"):
         for item in items:
-            if item.get_closest_marker("long"):
+            if found[item] & names:
                 item.add_marker(pytest.mark.skip(reason=LONG))
 
 

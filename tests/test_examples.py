@@ -359,7 +359,6 @@ def script():
         del sys.modules[name]
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_digits_can_be_made_again(example, tmp_path, script):
     subprocess.run(

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from bitwright.hw.config import EngineConfig
 from bitwright.hw.sched.isa import Opcode
 from bitwright.sim.graph import NetworkError
 
+SIMULATOR = "icarus" if shutil.which("iverilog") else "verilator"
 CONFIG = EngineConfig(
     cols=4,
     lanes=8,
@@ -134,8 +136,8 @@ def test_places_are_shared(graph):
 
 def test_on_the_verilog(graph):
     rng = np.random.default_rng(3)
-    inputs = rng.integers(-128, 128, (3, 8, 8, 8), dtype=np.int8)
+    inputs = rng.integers(-128, 128, (2, 8, 8, 8), dtype=np.int8)
     program = compile_graph(graph, CONFIG, tensors="needed")
-    done = execute(program, graph, inputs, emit(CONFIG))
-    assert done.tensors_compared == 6
+    done = execute(program, graph, inputs, emit(CONFIG), simulator=SIMULATOR)
+    assert done.tensors_compared == 4
     assert not done.mismatches

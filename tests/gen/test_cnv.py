@@ -131,7 +131,7 @@ def test_golden_model(shared_data: Path) -> None:
         np.testing.assert_array_equal(values[name], expected, name)
 
 
-@pytest.mark.parametrize("name", ["xnor", pytest.param("bismo", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ENGINES)
 def test_engine(name: str, shared_data: Path) -> None:
     """Every tensor of one input; those in front of pools are nowhere."""
     config = ENGINES[name]

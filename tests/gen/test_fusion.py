@@ -530,14 +530,7 @@ def random_residual(config: EngineConfig, rng: random.Random, most: int = 40) ->
     return net.conv(rng.randint(1, 12), (1, 1), weight, format, scaled=True).graph
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.long] if name == "sums_bismo_rows" else [])
-        for name in CONFIGS
-        if name.startswith("sums")
-    ],
-)
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name.startswith("sums")])
 def test_random_sums(name: str) -> None:
     """Two networks at least in which the sum is no pass of its own."""
     rng = seeded()
@@ -662,7 +655,7 @@ def test_addable() -> None:
 
 
 # A patch buffer of `sums_rows` holds less than two patches; for those the prediction is 10 % low.
-@pytest.mark.parametrize("name", ["sums", "sums_parts", pytest.param("sums_bismo", marks=pytest.mark.long)])
+@pytest.mark.parametrize("name", ["sums", "sums_parts", "sums_bismo"])
 def test_prediction_of_sums(name: str) -> None:
     rng = seeded()
     config = CONFIGS[name]
