@@ -102,8 +102,8 @@ class Operation:
         Of a convolution to whose results those of another tensor are added before they are stored, the
         identity of that tensor; `tables` and `formats` have the convolution's results first.
     zeros_behind
-        Whether what fills up the source's last words is 0 as it is stored: the host writes it so, others may
-        leave anything there.
+        Whether what fills up the last words of the source, and of the second one, is 0 as it is stored: the
+        host writes it so, others may leave anything there.
     """
 
     name: str
@@ -335,7 +335,12 @@ def lower(
                     )
                 )
     written = {views[operation.output].leader for operation in found}
-    return [replace(each, zeros_behind=views[each.source].leader not in written) for each in found]
+    # Of two sources, both: the second is read as the first is.
+    sources = [[each.source, *([each.second] if each.second else [])] for each in found]
+    return [
+        replace(each, zeros_behind=not any(views[name].leader in written for name in names))
+        for each, names in zip(found, sources, strict=True)
+    ]
 
 
 def _pooled(operation: Operation, pool: MaxPool) -> Operation:

@@ -32,6 +32,7 @@ from bitwright.sim.tools import find_simulator
 
 from .execute import EngineError, execute
 from .fuzz import random_graph
+from .layer import has_zero
 from .mapper import compile_graph
 from .program import Program
 from .record import Record, write
@@ -231,19 +232,25 @@ def coverage(rows: Sequence[Row]) -> set[frozenset[tuple[str, Any]]]:
 
 def _layers(config: EngineConfig, rng: np.random.Generator) -> Graph:
     """A matrix product for each precision of the engine, and for each thing that may become of its sums."""
-    kinds: list[str] = [each for each in config.quantisers if each != "accumulators"] or ["accumulators"]
+    few = [each for each in config.formats if each.activation.bits <= 4]
+    # What thresholds make has few bits.
+    left_out = {"accumulators"} if few else {"accumulators", "thresholds"}
+    kinds: list[str] = [each for each in config.quantisers if each not in left_out] or ["accumulators"]
     if "accumulators" in config.quantisers and kinds != ["accumulators"]:
         kinds.append("accumulators")
     precisions = list(config.formats)
     while len(precisions) < len(kinds):
         precisions.append(precisions[-1])
     kinds = [kinds[0]] * (len(precisions) - len(kinds)) + kinds
-    few = [each for each in config.formats if each.activation.bits <= 4] or precisions
-    # What thresholds make has few bits.
     for index, kind in enumerate(kinds[:-1]):
         if kind == "thresholds":
             precisions[index + 1] = few[0]
     sizes = [int(rng.integers(5, 40)) for _ in range(len(precisions) + 1)]
+    for index, precision in enumerate(precisions):
+        if not has_zero(precision.weight):
+            # Nothing fills up the last word of a dot product.
+            elements = config.unit.stored_steps(precision).size
+            sizes[index] = -(-sizes[index] // elements) * elements
     activations = [each.activation for each in precisions]
     last = few[0].activation if kinds[-1] == "thresholds" else activations[-1]
     graph = random_mlp(

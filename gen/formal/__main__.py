@@ -207,7 +207,7 @@ def _record(rows: Sequence[tuple[str | int | float, ...]], seconds: float, tools
             "Compute unit, feeder, scratchpads, array and quant pipeline; of the last two, the dot-product "
             "units are proved.",
             "The serial line, the event counters, and a decoder of instructions that only set things.",
-            "What words main memory holds: of it the RAM is taken out.",
+            "What words main memory holds, as of it the RAM is taken out, and that of block RAM.",
             "That words come, or a program ends: liveness is proved only as bounds of single components.",
             "The window is proved of an engine with any core that asks for nothing once it is idle; that the "
             "core does not is not proved. A host that grants a window beyond the end of the address space is "

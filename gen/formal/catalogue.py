@@ -240,17 +240,13 @@ _ALL = (
         steps=12,
         quick=False,
     ),
-    *(
-        Proof(
-            f"main-memory-{kind}",
-            "memory/main.py: MainMemory",
-            memory.main_memory,
-            _given(memory_kind=kind, burst_beats=4),
-            f"{kind} RAM, bursts of up to 4 words of 32 bits",
-            depth=depth,
-            quick=False,
-        )
-        for kind, depth in (("block", 30), ("single", None))
+    Proof(
+        "main-memory",
+        "memory/main.py: MainMemory",
+        memory.main_memory,
+        _given(burst_beats=4),
+        "single-port RAM, bursts of up to 4 words of 32 bits",
+        quick=False,
     ),
     Proof("engine-window", "engine.py: Engine", engine.window, _of_tiny(), "of `tiny`", steps=3, quick=False),
 )

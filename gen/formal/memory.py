@@ -49,32 +49,26 @@ def fifo(bench: Bench, *, depth: int, registered: bool, width: int = 4, kind: An
     bench.goal("it is full", ~dut.i.ready & (board.inside == capacity))
 
 
-def main_memory(
-    bench: Bench, *, memory_kind: str, burst_beats: int, bus_bits: int = 32, kind: Any = MainMemory
-) -> None:
+def main_memory(bench: Bench, *, burst_beats: int, bus_bits: int = 32, kind: Any = MainMemory) -> None:
     """Each burst is answered as it must be, in order, and the host too, soon.
 
-    The RAM is taken out, so that it gives any words. Bursts may be asked for in any cycle, and their words
-    given and taken.
+    Of single-port RAM, which is taken out, so that it gives any words. Bursts may be asked for in any cycle,
+    and their words given and taken.
 
     Parameters
     ----------
     bench
         Where it is added.
-    memory_kind, burst_beats, bus_bits
+    burst_beats, bus_bits
         As of the memory.
     kind
         The memory.
     """
     m = bench.m
     dut = bench.add(
-        kind(
-            kind=memory_kind, size=MIN_BYTES, bus_bits=bus_bits, burst_beats=burst_beats, host_address_bits=10
-        )
+        kind(kind="single", size=MIN_BYTES, bus_bits=bus_bits, burst_beats=burst_beats, host_address_bits=10)
     )
-    block = memory_kind == "block"
-    for path in [f"dut.ram_0_{byte}" for byte in range(bus_bits // 8)] if block else ["dut.ram"]:
-        bench.cut(path)
+    bench.cut("dut.ram")
     bench.rest(dut)
     # What who asks keeps to.
     bench.assume(bench.stays(dut.s_arvalid, dut.s_arready, dut.s_araddr, dut.s_arlen, dut.s_arid))
@@ -101,9 +95,7 @@ def main_memory(
     due = following & (ahead == 0) & dut.s_rvalid
     bench.claim(
         "a word read stays until it is taken",
-        bench.stays(
-            dut.s_rvalid, dut.s_rready, dut.s_rid, dut.s_rlast, *([] if not block else [dut.s_rdata])
-        ),
+        bench.stays(dut.s_rvalid, dut.s_rready, dut.s_rid, dut.s_rlast),
     )
     bench.claim("none comes that was not asked for", ~dut.s_rvalid | (owed != 0))
     bench.claim("a burst has as many words as were asked for", ~due | (dut.s_rlast == (left == 0)))
@@ -136,11 +128,9 @@ def main_memory(
     bench.goal("a write is answered", dut.s_bvalid & dut.s_bready)
 
     # The host
-    if not block:
-        # A word of R that is not taken holds up everything.
-        bench.assume(bench.soon(dut.s_rvalid, dut.s_rready, 2))
+    # A word of R that is not taken holds up everything.
+    bench.assume(bench.soon(dut.s_rvalid, dut.s_rready, 2))
     bench.claim("the host is answered only when it asks", ~answered | bench.before(asked))
     bench.claim("and once", ~(answered & bench.before(answered)))
-    cycles = burst_beats + 8 if block else 5
-    bench.claim(f"within {cycles} cycles", bench.soon(asked, answered, cycles))
+    bench.claim("within 5 cycles, if no word read waits for more than one", bench.soon(asked, answered, 5))
     bench.goal("the host reads", host.ack & ~host.we)

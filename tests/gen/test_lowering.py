@@ -204,6 +204,24 @@ def test_what_the_host_fills_up_with_zeros() -> None:
     assert (first.zeros_behind, second.zeros_behind) == (True, False)
 
 
+def test_what_fills_up_either_of_two_sources() -> None:
+    """The host writes the first operand of a sum, a layer the second: nothing may rely on zeros there."""
+    x, y, z = (tensor(name, 1, 2, 2, 3) for name in "xyz")
+    table = np.add.outer(np.arange(256), np.arange(256)) // 2 - 128
+    convolution = random_cnn((2, 2, 3), [ConvolutionShape(channels=3)]).nodes[0]
+    graph = Graph(
+        name="sum",
+        tensors={"x": x, "y": y, "z": z},
+        nodes=(
+            replace(convolution, input="x", output="y"),
+            Binary(name="sum", inputs=("x", "y"), output="z", table=table),
+        ),
+        input="x",
+        output="z",
+    )
+    assert [operation.zeros_behind for operation in lower(graph, views(graph))] == [True, False]
+
+
 def average(height: int, width: int, zeros: tuple[int, int] = (3, 3)) -> tuple[AveragePool, list[TensorInfo]]:
     x = tensor("x", 1, height, width, 4, zero_point=zeros[0])
     y = tensor("y", 1, 1, 1, 4, zero_point=zeros[1])
