@@ -45,7 +45,7 @@ def _banks(depth: int) -> list[tuple[int, int]]:
     first = 0
     while first < depth:
         left = depth - first
-        count = min(left, _SHALLOWEST) if left <= _SHALLOWEST else min(_DEEPEST, 1 << (left.bit_length() - 1))
+        count = left if left <= _SHALLOWEST else min(_DEEPEST, 1 << (left.bit_length() - 1))
         banks.append((first, count))
         first += count
     return banks
@@ -262,15 +262,15 @@ class MainMemory(wiring.Component):
             chosen = Const(0, self.bus_bits)
             for index, (first, count) in enumerate(_banks(depth)):
                 place_bits = (count - 1).bit_length()
-                is_here = [
+                written, read = (
                     address[place_bits:] == first >> place_bits for address in (write_address, read_address)
-                ]
+                )
                 bank_word = Signal(self.bus_bits, name=f"bank_{index}_word")
                 # A RAM for each byte leaves its shape to synthesis.
                 for byte in range(word_bytes):
                     m.submodules[f"ram_{index}_{byte}"] = lane = Ram(width=8, depth=count, registered=True)
                     m.d.comb += [
-                        lane.write_enable.eq(strobes[byte] & is_here[0]),
+                        lane.write_enable.eq(strobes[byte] & written),
                         lane.write_address.eq(write_address),
                         lane.write_data.eq(data[8 * byte :][:8]),
                         # Where it is another bank's word, nobody looks at this one.
@@ -279,7 +279,7 @@ class MainMemory(wiring.Component):
                         bank_word[8 * byte :][:8].eq(lane.read_data),
                     ]
                 own = delay(m, bank_word, 1, f"bank_{index}_own")
-                chosen |= own & delay(m, is_here[1], 3, f"bank_{index}_read").replicate(self.bus_bits)
+                chosen |= own & delay(m, read, 3, f"bank_{index}_read").replicate(self.bus_bits)
             word = delay(m, chosen, 1, "word")
             with_word = delay(m, Cat(read_id, last), 4, "with_word")
 
