@@ -5,6 +5,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
@@ -206,8 +207,9 @@ def _header(verilog: str) -> str:
     return _HEADER.format(waivers="\n".join(lines), **made_with()) + "\n"
 
 
+@lru_cache(maxsize=8)
 def emit(config: EngineConfig) -> str:
-    """The Verilog alone; see :func:`elaborate`."""
+    """The Verilog alone; see :func:`elaborate`. That of the last configurations is kept."""
     return elaborate(config).verilog
 
 
