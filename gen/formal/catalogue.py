@@ -246,7 +246,6 @@ _ALL = (
         memory.main_memory,
         _given(burst_beats=4),
         "single-port RAM, bursts of up to 4 words of 32 bits",
-        quick=False,
     ),
     Proof("engine-window", "engine.py: Engine", engine.window, _of_tiny(), "of `tiny`", steps=3, quick=False),
 )

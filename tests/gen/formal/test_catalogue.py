@@ -21,6 +21,7 @@ from bitwright.hw.bus.wishbone import AxiLiteBridge
 from bitwright.hw.engine import Engine
 from bitwright.hw.memory.fifo import BlockFifo
 from bitwright.hw.memory.load import LoadUnit
+from bitwright.hw.memory.main import MainMemory
 from bitwright.hw.memory.store import StoreUnit
 from bitwright.hw.sched.decode import InstructionDecoder
 from bitwright.hw.sched.fetch import FetchUnit
@@ -82,6 +83,12 @@ MUTANTS = {
         (StoreUnit, "& ~loaded & ~held & ~kept", "& ~loaded & ~kept", {}),
     ],
     "host-link": [(HostLink, "special & ~escape, ESCAPE, byte", "special & escape, ESCAPE, byte", {})],
+    "main-memory": [
+        (MainMemory, "self.s_arready.eq(~waits)", "self.s_arready.eq(1)", {}),
+        (MainMemory, "last = read_left == 0", "last = read_left == 1", {}),
+        (MainMemory, "room.eq(~self.s_rvalid | self.s_rready)", "room.eq(1)", {}),
+        (MainMemory, "self.s_awready.eq(~writing & ~self.s_bvalid)", "self.s_awready.eq(~writing)", {}),
+    ],
     "engine-window": [(Engine, "offsets[name]) & ~busy", "offsets[name])", {})],
 }
 QUICK = [name for name, proof in PROOFS.items() if proof.quick]
